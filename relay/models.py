@@ -1,0 +1,233 @@
+"""The things the relay is about, as plain values: nothing here reads a clock, a file or the network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TypeAlias
+
+#: Header names and values exactly as they came, in order, duplicates kept.
+RawHeaders: TypeAlias = tuple[tuple[bytes, bytes], ...]
+
+
+class DeliveryState(StrEnum):
+    """received ─▶ processed | filtered | dead; a replay makes it received again."""
+
+    RECEIVED = "received"
+    PROCESSED = "processed"
+    FILTERED = "filtered"
+    DEAD = "dead"
+
+
+class EventState(StrEnum):
+    """pending ─▶ sent | dead | pending (at a later time); a replay makes a dead one pending again."""
+
+    PENDING = "pending"
+    SENT = "sent"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request as it arrived: `path` without the query, `query` without the `?`, `body` as on the wire."""
+
+    method: str
+    path: str
+    query: str
+    headers: RawHeaders
+    body: bytes
+
+    def header(self, name: str) -> str | None:
+        """The first value of a header, by its name in any case; bytes that are no UTF-8 become U+FFFD."""
+        wanted = name.lower().encode("latin-1", "replace")
+        for key, value in self.headers:
+            if key.lower() == wanted:
+                return value.decode("utf-8", "replace")
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One genuine request, kept whole. `id` is a ULID of ours; `key` is the provider's own delivery id, if it has one.
+
+    `environment` is the one the *request* asked for (header, else query); None when it asked for none.
+    `generation` counts the replays with new event ids (`--again`): 0 is the first processing.
+    """
+
+    id: str
+    source: str
+    key: str | None
+    received_ms: int
+    request: Request
+    environment: str | None = None
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One Inngest event, ready to send. `json` is its complete JSON text and holds the same id, name and ts.
+
+    `id` is what Inngest and the relay deduplicate by, within one destination and environment.
+    """
+
+    id: str
+    name: str
+    ts: int
+    json: bytes
+    destination: str
+    environment: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The store's answer to one accepted delivery: the id of the first one seen, and whether this is a later copy."""
+
+    id: str
+    duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedDelivery:
+    """A delivery that the holder may finish until the lease runs out. `claim` is the store's, opaque to callers."""
+
+    delivery: Delivery
+    claim: int
+    attempt: int  # 1 the first time it is claimed in this state
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedEvent:
+    """An event that the holder may settle until the lease runs out. `attempt` counts the tries that ended before."""
+
+    claim: int
+    ref: str  # "<delivery id>.<position>": how a person names it
+    id: str
+    json: bytes
+    attempt: int
+    created_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What finish_delivery stored: how many events are new, and the ids that were duplicates."""
+
+    stored: int
+    duplicates: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """The pending events of one destination and environment. `due_ms` is when the next one may be tried."""
+
+    destination: str
+    environment: str | None
+    pending: int
+    due_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The sink took the event; `inngest_id` is Inngest's internal id (None where the sink has none to give)."""
+
+    inngest_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Not taken, and not the event's fault. `code` is a key of ATTEMPT_FAILURES.
+
+    `after_seconds` is the least wait the sink asked for. `stop` means that nothing will get better by itself
+    (wrong key, wrong address): the destination is stopped with an alarm, and such tries never make an event die.
+    """
+
+    code: str
+    message: str
+    after_seconds: float | None = None
+    stop: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """The event itself is refused for good; only a person can bring it back (replay)."""
+
+    code: str
+    message: str
+
+
+Outcome: TypeAlias = Sent | Retry | Dead
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """How one claimed event ends this attempt. `at_ms` is read for PENDING only."""
+
+    event: ClaimedEvent
+    state: EventState
+    inngest_id: str | None = None
+    code: str | None = None
+    message: str | None = None
+    at_ms: int = 0
+    counted: bool = True  # False leaves the attempt count as it was (a stopped destination)
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryRecord:
+    """A delivery as people see it. `request` is None in lists, which never read bodies."""
+
+    id: str
+    source: str
+    key: str | None
+    state: DeliveryState
+    received_ms: int
+    settled_ms: int | None
+    environment: str | None
+    body_bytes: int
+    generation: int
+    event_count: int
+    duplicates: tuple[str, ...]
+    code: str | None
+    message: str | None
+    request: Request | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EventRecord:
+    """An event as people see it. `json` is None in lists."""
+
+    ref: str
+    id: str
+    name: str
+    delivery_id: str
+    source: str
+    destination: str
+    environment: str | None
+    state: EventState
+    attempt: int
+    created_ms: int
+    at_ms: int
+    settled_ms: int | None
+    inngest_id: str | None
+    code: str | None
+    message: str | None
+    json: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayResult:
+    """What a replay did: refs put back to work, and for the rest a sentence why not."""
+
+    replayed: tuple[str, ...] = ()
+    refused: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStats:
+    """Counts and ages now. `oldest_ms` values are times, None where nothing waits."""
+
+    deliveries: dict[str, int] = field(default_factory=dict)  # state → count
+    events: dict[str, int] = field(default_factory=dict)
+    received_by_source: dict[str, int] = field(default_factory=dict)
+    lanes: tuple[Lane, ...] = ()
+    oldest_received_ms: int | None = None
+    oldest_pending_ms: int | None = None
+    store_bytes: int = 0

@@ -1,0 +1,128 @@
+"""What the relay says about itself: one wide log line per unit of work, and counters for /metrics.
+
+A line is `noun.past_tense` plus fields; it never holds a secret or a body. Label values come from the configuration
+or from the code tables in errors.py, never from a request: an unknown URL cannot mint a series.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable
+from typing import Final, TextIO
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import generate_latest
+
+from relay.models import StoreStats
+
+#: Stands for every source name that is not configured.
+UNKNOWN_SOURCE: Final = "_unknown"
+SECONDS_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+class Telemetry:
+    """One per process; handed to whoever has something to say. `stream` None keeps the lines to itself."""
+
+    def __init__(self, stream: TextIO | None = None, *, as_json: bool | None = None) -> None:
+        self.stream = stream
+        self.as_json = as_json if as_json is not None else not (stream is not None and stream.isatty())
+        self.registry = CollectorRegistry()
+        counter, gauge, histogram = self._counter, self._gauge, self._histogram
+        self.requests = counter("requests", "Requests answered, by source and code", ["source", "code"])
+        self.request_seconds = histogram("request_seconds", "From the request's headers to its answer", ["source"])
+        self.body_bytes = counter("body_bytes", "Bytes of accepted bodies", ["source"])
+        self.deliveries_settled = counter(
+            "deliveries_settled",
+            "Deliveries that left the transform stage, by state and code",
+            ["source", "state", "code"],
+        )
+        self.transform_seconds = histogram("transform_seconds", "Wall time of a script's call", ["source"])
+        self.events_stored = counter("events_stored", "Events stored as pending", ["source"])
+        self.events_duplicate = counter(
+            "events_duplicate", "Events dropped: their id was seen in the window", ["source"]
+        )
+        self.sandbox_restarts = counter("sandbox_restarts", "Sandbox children replaced, by reason", ["reason"])
+        self.batches = counter("batches", "Batches sent, by destination and answer", ["destination", "code"])
+        self.batch_seconds = histogram("batch_seconds", "From sending a batch to its answer", ["destination"])
+        self.batch_events = histogram(
+            "batch_events",
+            "Events in a batch",
+            ["destination"],
+            buckets=(1, 2, 5, 10, 25, 50, 100, 250, 512, 1000, 5000),
+        )
+        self.events_settled = counter(
+            "events_settled", "Events that ended an attempt, by state and code", ["destination", "state", "code"]
+        )
+        self.destination_stopped = gauge(
+            "destination_stopped", "1 while a destination refuses the key or the address", ["destination"]
+        )
+        self.leases_lost = counter("leases_lost", "Results dropped because the lease had run out", ["stage"])
+        self.surprises = counter("surprises", "Exceptions nobody expected, by stage", ["stage"])
+        self.deliveries = gauge("deliveries", "Deliveries kept, by state", ["state"])
+        self.events = gauge("events", "Events kept, by state", ["state"])
+        self.oldest_received = gauge("oldest_received_seconds", "Age of the oldest delivery not yet processed", [])
+        self.oldest_pending = gauge("oldest_pending_seconds", "Age of the oldest event not yet sent", [])
+        self.store_bytes = gauge("store_bytes", "Size of the store's files", [])
+        self.store_usable = gauge("store_usable", "1 while the store can be written", [])
+
+    def log(self, name: str, *, level: str = "info", **fields: object) -> None:
+        """One line on the stream: `name` and the fields that are not None, in the order given."""
+        if self.stream is None:
+            return
+        kept = {key: value for key, value in fields.items() if value is not None}
+        now = time.time()
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}Z"
+        if self.as_json:
+            line = json.dumps({"at": stamp, "level": level, "event": name, **kept}, default=str)
+        else:
+            mark = "" if level == "info" else f"{level.upper()} "
+            line = f"{stamp[11:23]} {mark}{name} " + " ".join(f"{k}={_plain(v)}" for k, v in kept.items())
+        try:
+            print(line, file=self.stream, flush=True)
+        except (OSError, ValueError):  # a closed or full log must not stop the work
+            self.surprises.labels("log").inc()
+
+    def surprised(self, stage: str, error: BaseException, **fields: object) -> None:
+        """An exception nobody expected: counted, and logged with its type and text."""
+        self.surprises.labels(stage).inc()
+        self.log("surprise.met", level="error", stage=stage, error=f"{type(error).__name__}: {error}", **fields)
+
+    def observe_store(self, stats: StoreStats, now_ms: int) -> None:
+        """Set the gauges that are read from the store."""
+        for state, count in stats.deliveries.items():
+            self.deliveries.labels(state).set(count)
+        for state, count in stats.events.items():
+            self.events.labels(state).set(count)
+        for gauge, oldest in (
+            (self.oldest_received, stats.oldest_received_ms),
+            (self.oldest_pending, stats.oldest_pending_ms),
+        ):
+            gauge.set(0 if oldest is None else max(0, now_ms - oldest) / 1000)
+        self.store_bytes.set(stats.store_bytes)
+
+    def exposition(self) -> bytes:
+        """The Prometheus text format."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, text: str, labels: Iterable[str]) -> Counter:
+        return Counter(f"relay_{name}", text, list(labels), registry=self.registry)
+
+    def _gauge(self, name: str, text: str, labels: Iterable[str]) -> Gauge:
+        return Gauge(f"relay_{name}", text, list(labels), registry=self.registry)
+
+    def _histogram(
+        self, name: str, text: str, labels: Iterable[str], buckets: tuple[float, ...] = SECONDS_BUCKETS
+    ) -> Histogram:
+        return Histogram(f"relay_{name}", text, list(labels), registry=self.registry, buckets=buckets)
+
+
+def stderr_telemetry() -> Telemetry:
+    """Lines for people on a terminal, JSON lines everywhere else."""
+    return Telemetry(sys.stderr)
+
+
+def _plain(value: object) -> str:
+    text = str(value)
+    return json.dumps(text) if not text or any(c in text for c in ' "=\n\r\t') else text
