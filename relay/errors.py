@@ -32,6 +32,7 @@ REJECTIONS: Final[dict[str, tuple[int, str]]] = {
     "signature_mismatch": (401, "no configured secret gives any signature sent"),
     "timestamp_stale": (401, "the signed time is outside the provider's tolerance"),
     "key_unavailable": (401, "no usable key is configured for this signature"),
+    "overloaded": (503, "receiver.requests_max requests, or 256 MiB of bodies, are being read already"),
     "store_unavailable": (503, "the store cannot take the delivery now; nothing was kept"),
     "internal": (500, "the relay met a surprise, which it logged; nothing was kept"),
 }
@@ -43,8 +44,11 @@ TRANSFORM_FAILURES: Final[dict[str, str]] = {
     "script_timed_out": "the script used more time than sandbox.deadline_ms, or never settled its promise",
     "script_out_of_memory": "the script used more memory than sandbox.memory_bytes_max",
     "script_crashed": "the script ended its sandbox child, twice",
+    "body_unreadable": "the body is not in the coding its headers name, or its form holds too many fields",
     "output_too_large": "the script returned more than sandbox.output_bytes_max",
     "too_many_events": "the script returned more than sandbox.events_per_delivery_max events",
+    "body_undecodable": "the stored body can no longer be decoded (receiver.body_bytes_max was lowered since)",
+    "internal": "the relay met a surprise with this delivery five times, which it logged",
     "invalid_event": "an event breaks one of Inngest's rules",
 }
 

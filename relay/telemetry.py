@@ -7,6 +7,7 @@ or from the code tables in errors.py, never from a request: an unknown URL canno
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Iterable
@@ -116,6 +117,19 @@ class Telemetry:
         self, name: str, text: str, labels: Iterable[str], buckets: tuple[float, ...] = SECONDS_BUCKETS
     ) -> Histogram:
         return Histogram(f"relay_{name}", text, list(labels), registry=self.registry, buckets=buckets)
+
+
+class LibraryLines(logging.Handler):
+    """What libraries log, as one line of ours: who and what kind, never their text, which may quote a request."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        super().__init__(logging.WARNING)
+        self.telemetry = telemetry
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        kind = type(error).__name__ if error else record.funcName
+        self.telemetry.log("library.warned", level="warning", library=record.name, kind=kind, line=record.lineno)
 
 
 def stderr_telemetry() -> Telemetry:

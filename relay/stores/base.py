@@ -42,9 +42,10 @@ class Store(Protocol):
     async def claim_deliveries(
         self, limit: int, lease_seconds: float, per_source_max: dict[str, int]
     ) -> list[ClaimedDelivery]:
-        """Up to `limit` received deliveries, for the sources named in `per_source_max` and no more than that many of each.
+        """Up to `limit` received deliveries, of the sources named in `per_source_max`, at most so many of each.
 
-        No delivery is in two unexpired claims. Oldest first within a source, turn by turn between sources. Never waits.
+        No delivery is in two unexpired claims. Oldest first within a source, turn by turn between sources.
+        Never waits.
         """
 
     async def finish_delivery(self, claim: ClaimedDelivery, events: Sequence[Event]) -> Finished:

@@ -1,0 +1,194 @@
+"""The composition root: the only place that names concrete classes and puts them together.
+
+Start: store, sandbox, stages, operator listener, and the public listener last. Stop: the public listener first; what
+it holds is answered, what the stages hold is settled or given back, then the store is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from typing import Final
+
+from aiohttp import web
+
+from relay import __version__
+from relay.config import Config
+from relay.console import operator_app
+from relay.dev_sink import DevSink, TerminalSink
+from relay.forwarder import Forwarder
+from relay.inngest import InngestSink, Sink
+from relay.pipeline import Pipeline
+from relay.receiver import LINGER_SECONDS, Receiver
+from relay.sandbox import SandboxPool
+from relay.sources import RunningSource, load_sources
+from relay.stores.base import Store
+from relay.stores.sqlite import SqliteStore
+from relay.supervisor import PRUNE_EVERY_SECONDS, STOP_SECONDS, Stopping, Supervisor, housekeep, listen, listening_url
+from relay.telemetry import LibraryLines, Telemetry
+
+KEEPALIVE_SECONDS: Final = 60.0
+#: Of STOP_SECONDS, what is left for closing the store after the stages have ended.
+CLOSE_SECONDS: Final = 1.0
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+async def run_relay(config: Config, *, telemetry: Telemetry, dev: bool = False) -> int:
+    """Serve until SIGTERM or SIGINT; 0 then. Raises ConfigError or StoreUnavailable when it cannot start."""
+    stopping = Stopping()
+    stopping.listen()
+    logging.getLogger().addHandler(LibraryLines(telemetry))
+    sources = load_sources(config)
+    async with AsyncExitStack() as stack:
+        store = await open_store(config)
+        stack.push_async_callback(store.close)
+        pool = SandboxPool(config.sandbox, telemetry)
+        stack.push_async_callback(pool.close)
+        await pool.start()
+        sinks = make_sinks(config, dev=dev)
+        for sink in sinks.values():
+            stack.push_async_callback(sink.close)
+        relay = Relay(config, sources, store, pool, sinks, telemetry)
+        await relay.start()
+        await relay.announce()
+        await stopping.event.wait()
+        await relay.stop()
+    telemetry.log("relay.stopped")
+    return 0
+
+
+class Relay:
+    """The stages and listeners of one process."""
+
+    def __init__(
+        self,
+        config: Config,
+        sources: Mapping[str, RunningSource],
+        store: Store,
+        pool: SandboxPool,
+        sinks: Mapping[str, Sink],
+        telemetry: Telemetry,
+    ) -> None:
+        self.config, self.sources, self.store, self.pool, self.telemetry = config, sources, store, pool, telemetry
+        self.receiver = Receiver(store, sources, config.receiver, telemetry, now_ms)
+        self.pipeline = Pipeline(store, pool, sources, config.destinations, config.sandbox, telemetry)
+        self.forwarder = Forwarder(store, sinks, config.destinations, telemetry, now_ms)
+        self.supervisor = Supervisor(telemetry)
+        self.stopping = False
+
+    async def start(self) -> None:
+        retention_days = self.config.store.retention_days
+        self.supervisor.keep("pipeline", self.pipeline.run)
+        self.supervisor.keep("forwarder", self.forwarder.run)
+        self.supervisor.keep(
+            "housekeeping",
+            lambda: housekeep(self.store, self.telemetry, now_ms, retention_days, PRUNE_EVERY_SECONDS),
+        )
+        self.operator_listener = await self.listen_operator()
+        try:
+            self.public_listener = await self.listen_public()
+        except BaseException:
+            await self.operator_listener.cleanup()
+            await self.supervisor.stop()
+            raise
+
+    async def listen_operator(self) -> web.AppRunner:
+        settings = self.config.operator
+        app = operator_app(
+            self.store,
+            self.telemetry,
+            token=settings.token,
+            host=settings.host,
+            clock_ms=now_ms,
+            ready=self.unready_reasons,
+        )
+        return await listen(app, settings.host, settings.port, key="operator", shutdown_timeout=1.0)
+
+    async def listen_public(self) -> web.AppRunner:
+        settings = self.config.receiver
+        return await listen(
+            self.receiver.app(),
+            settings.host,
+            settings.port,
+            key="receiver",
+            auto_decompress=False,  # signatures are over the bytes on the wire
+            max_headers=settings.headers_max + 1,  # one more, so that the answer is ours and not the parser's
+            max_field_size=settings.header_bytes_max,
+            max_line_size=settings.header_bytes_max,
+            keepalive_timeout=KEEPALIVE_SECONDS,  # also the time a new connection has for its headers
+            lingering_time=LINGER_SECONDS,
+            shutdown_timeout=settings.drain_seconds,
+        )
+
+    async def unready_reasons(self) -> list[str]:
+        return ["stopping"] if self.stopping else []
+
+    async def announce(self) -> None:
+        """Say what runs where, and what deserves attention."""
+        self.telemetry.log(
+            "relay.started",
+            version=__version__,
+            pid=os.getpid(),
+            receiver=listening_url(self.public_listener),
+            operator=listening_url(self.operator_listener),
+            sources=",".join(self.sources),
+            destinations=",".join(f"{name}={d.url}" for name, d in self.config.destinations.items()),
+            sandbox="; ".join(f"{layer}: {state}" for layer, state in self.pool.report.items()),
+        )
+        for source in self.sources.values():
+            if source.preset.scheme.open and source.settings.enabled:
+                self.telemetry.log(
+                    "source.unverified",
+                    level="warning",
+                    source=source.name,
+                    remedy='provider = "none" takes webhooks from anybody: name a provider, or keep the URL secret',
+                )
+        for name, count in (await self.store.stats()).received_by_source.items():
+            if name not in self.sources:
+                self.telemetry.log(
+                    "source.missing",
+                    level="error",
+                    source=name,
+                    waiting=count,
+                    remedy="deliveries of this source wait: configure it again",
+                )
+
+    async def stop(self) -> None:
+        """Stop taking; answer, settle or give back what is held; within STOP_SECONDS."""
+        self.stopping = True
+        began = time.monotonic()
+        self.telemetry.log("relay.stopping")
+        await self.public_listener.cleanup()
+        left = max(0.5, STOP_SECONDS - CLOSE_SECONDS - (time.monotonic() - began))
+        stages = (self.pipeline.stop(left), self.forwarder.stop())
+        await asyncio.wait([asyncio.ensure_future(stage) for stage in stages], timeout=left)
+        await self.supervisor.stop()
+        await self.operator_listener.cleanup()
+
+
+async def open_store(config: Config, *, read_only: bool = False) -> SqliteStore:
+    return await SqliteStore.open(
+        config.store_path,
+        clock_ms=now_ms,
+        dedupe_hours=config.store.dedupe_hours,
+        disk_free_bytes_min=config.store.disk_free_bytes_min,
+        queue_bytes_max=config.store.queue_bytes_max,
+        read_only=read_only,
+    )
+
+
+def make_sinks(config: Config, *, dev: bool) -> dict[str, Sink]:
+    """One sink per destination; `relay dev` prints events when no Dev Server answers."""
+    sinks: dict[str, Sink] = {}
+    for name, settings in config.destinations.items():
+        sink = InngestSink(settings)
+        sinks[name] = DevSink(sink, TerminalSink(sys.stdout)) if dev else sink
+    return sinks

@@ -1,0 +1,172 @@
+"""`relay check`: every mistake in the configuration, the presets and the scripts, without starting anything."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from relay.commands.arguments import Commands, add_command, add_json
+from relay.commands.output import COLOURS, EXIT_CONFIG, EXIT_DONE, EXIT_UNSUCCESSFUL, Output
+from relay.commands.settings import config_path
+from relay.config import Config, examine_table, is_loopback, process_environ, read_toml
+from relay.errors import ConfigError, SandboxUnavailable, TransformError
+from relay.javascript import lint
+from relay.presets import preset_for, secret_problems
+from relay.sandbox import SandboxPool, Script
+from relay.sources import load_script
+from relay.telemetry import Telemetry
+
+TOKEN_CHARACTERS_MIN: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """`level` is error, warning or note; `where` names file and key, or script and line."""
+
+    level: str
+    where: str
+    code: str
+    message: str
+
+
+def register(commands: Commands) -> None:
+    parser = add_command(commands, "check", check, "find every mistake in the configuration and the scripts")
+    parser.add_argument("--strict", action="store_true", help="warnings fail too")
+    add_json(parser)
+
+
+async def check(args: argparse.Namespace, output: Output) -> int:
+    path = config_path(args) or Path("relay.toml")
+    config, mistakes = examine_table(read_toml(path), process_environ(), path)
+    problems, layers = [of_mistake(mistake) for mistake in mistakes], dict[str, str]()
+    if config is not None:
+        scripts: dict[str, Script] = {}
+        problems = [*general_problems(config)]
+        for name in config.sources:
+            problems += source_problems(config, name, scripts)
+        found, layers = await script_problems(config, scripts)
+        problems += found
+    report(problems, layers, path, args, output)
+    if config is None:
+        return EXIT_CONFIG
+    fatal = ("error", "warning") if args.strict else ("error",)
+    return EXIT_UNSUCCESSFUL if any(problem.level in fatal for problem in problems) else EXIT_DONE
+
+
+def of_mistake(mistake: ConfigError) -> Problem:
+    where = ": ".join(part for part in (mistake.file, mistake.key) if part)
+    return Problem("error", where, mistake.code, mistake.message)
+
+
+def general_problems(config: Config) -> Iterator[Problem]:
+    """What is not a source's own."""
+
+    def problem(level: str, key: str, code: str, message: str) -> Problem:
+        return Problem(level, f"{config.file}: {key}", code, message)
+
+    if not config.sources:
+        yield problem("warning", "sources", "no_sources", "no source is configured: nothing can be received")
+    for name, destination in config.destinations.items():
+        key = f"destinations.{name}"
+        if all(source.destination != name for source in config.sources.values()):
+            yield problem("warning", key, "destination_unused", "no source forwards to it")
+        host = destination.url.partition("://")[2].partition("/")[0].rpartition(":")[0] or destination.url[7:]
+        if destination.url.startswith("http://") and not is_loopback(host.strip("[]")):
+            yield problem("warning", f"{key}.url", "not_encrypted", "http:// shows the event key to the network")
+    token = config.operator.token
+    if token and len(token) < TOKEN_CHARACTERS_MIN:
+        message = f"is short: anybody can try them all; use {TOKEN_CHARACTERS_MIN} random characters or more"
+        yield problem("warning", "operator.token", "token_short", message)
+    folder = existing_folder(config.store_path.parent)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        yield problem("error", "store.url", "store_not_writable", f"the folder {folder} cannot be written by this user")
+
+
+def existing_folder(path: Path) -> Path:
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def source_problems(config: Config, name: str, scripts: dict[str, Script]) -> Iterator[Problem]:
+    """One source's own; its script, when it can be read, is added to `scripts`."""
+    source, key = config.sources[name], f"{config.file}: sources.{name}"
+    try:
+        preset = preset_for(source.provider, source.scheme, file=config.file, key=f"sources.{name}")
+    except ConfigError as mistake:
+        yield of_mistake(mistake)
+    else:
+        for sentence in secret_problems(preset, source.secrets):
+            yield Problem("error", f"{key}.secrets", "secret_unusable", sentence)
+        if preset.scheme.open:
+            yield Problem("warning", f"{key}.provider", "unverified", "takes webhooks from anybody who knows the URL")
+    if not source.enabled:
+        yield Problem("note", f"{key}.enabled", "source_disabled", "is disabled: its URL answers 404")
+    try:
+        scripts[name] = load_script(config, name)
+    except ConfigError as mistake:
+        yield of_mistake(mistake)
+    else:
+        if source.transform is None:
+            message = "no transform is set: Inngest's default makes the events"
+            yield Problem("note", f"{key}.transform", "default_transform", message)
+
+
+async def script_problems(config: Config, scripts: dict[str, Script]) -> tuple[list[Problem], dict[str, str]]:
+    """Compile each script once, in the engine and the sandbox that will run it; then lint it."""
+    pool = SandboxPool(config.sandbox.model_copy(update={"processes": 1}), Telemetry())
+    problems: list[Problem] = []
+    try:
+        await pool.start()
+        for script in dict.fromkeys(scripts.values()):
+            problems += judged(script, await pool.compile(script))
+    except (SandboxUnavailable, ConfigError) as error:
+        problems.append(Problem("error", "sandbox", error.code, str(error)))
+    finally:
+        await pool.close()
+    off = [layer for layer, state in pool.report.items() if not state.startswith("on")]
+    problems += [Problem("note", f"sandbox: {layer}", "layer_off", pool.report[layer]) for layer in off]
+    return problems, pool.report
+
+
+def judged(script: Script, error: TransformError | None) -> list[Problem]:
+    found = [
+        Problem(
+            "note" if finding.code == "lint_skipped" else "warning",
+            place(script, finding.line),
+            finding.code,
+            finding.message,
+        )
+        for finding in lint(script.text)
+    ]
+    if error is None:
+        return found
+    return [Problem("error", place(script, error.line, error.column), error.code, error.message), *found]
+
+
+def place(script: Script, line: int | None, column: int | None = None) -> str:
+    return ":".join(str(part) for part in (script.file, line, column if line else None) if part is not None)
+
+
+def report(
+    problems: list[Problem], layers: dict[str, str], path: Path, args: argparse.Namespace, output: Output
+) -> None:
+    counts = {level: sum(problem.level == level for problem in problems) for level in ("error", "warning")}
+    ok = not counts["error"] and not (args.strict and counts["warning"])
+    if args.json:
+        shown = [asdict(problem) for problem in problems]
+        summary = {"ok": ok, "errors": counts["error"], "warnings": counts["warning"]}
+        output.document({**summary, "problems": shown, "sandbox": layers})
+        return
+    for problem in problems:
+        level = output.paint(COLOURS.get(problem.level, ""), f"{problem.level:<8}")
+        print(f"{level} ", end="", file=output.stdout)
+        output.line(f"{problem.where}: {problem.message} [{problem.code}]")
+    if layers:
+        output.line("sandbox: " + ", ".join(f"{layer} {state}" for layer, state in layers.items()))
+    totals = ", ".join(f"{number} {level}{'' if number == 1 else 's'}" for level, number in counts.items())
+    output.line(f"{path}: {totals}" if any(counts.values()) else f"{path}: no mistakes found")

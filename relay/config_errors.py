@@ -1,0 +1,62 @@
+"""pydantic's complaints in the words of relay.toml: the file, the key, the remedy, and the nearest known key."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from relay.errors import ConfigError
+
+
+def explain(error: ValidationError, path: Path | None, tables: Mapping[str, type[BaseModel]]) -> list[ConfigError]:
+    """Every complaint. `tables` says which model a top-level table (or each table in it) is; "" is the file itself."""
+    return [explain_one(details, path, tables) for details in error.errors()]
+
+
+def explain_one(details: ErrorDetails, path: Path | None, tables: Mapping[str, type[BaseModel]]) -> ConfigError:
+    location = details["loc"]
+    key = key_of(location)
+    if details["type"] == "extra_forbidden":
+        message = unknown_key_message(str(location[-1]), known_keys(location[:-1], tables))
+        return ConfigError(message, file=path, key=key)
+    if details["type"] == "missing":
+        return ConfigError("is required", file=path, key=key)
+    message = details["msg"].removeprefix("Value error, ")
+    return ConfigError(message + shown_input(details.get("input"), location), file=path, key=key)
+
+
+def key_of(location: Sequence[int | str]) -> str:
+    """sources.acme.secrets[0], as fill_variables writes it too."""
+    key = ""
+    for part in location:
+        key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else part
+    return key
+
+
+def shown_input(given: Any, location: Sequence[int | str]) -> str:
+    """What was given, unless it may be a secret (a URL with an @ may hold a password)."""
+    if any(part in ("secrets", "event_key", "token", "scheme") for part in location):
+        return ""
+    if isinstance(given, bool | int | float) or (isinstance(given, str) and "@" not in given):
+        return f" (it is {given!r})"
+    return ""
+
+
+def known_keys(location: Sequence[int | str], tables: Mapping[str, type[BaseModel]]) -> list[str]:
+    """The keys of the table at `location`."""
+    model = tables.get(str(location[0]), tables[""]) if location else tables[""]
+    return [name for name in model.model_fields if name != "file"]
+
+
+def unknown_key_message(key: str, known: list[str]) -> str:
+    return f"there is no key {key!r} here{nearest(key, known)}; the keys are {', '.join(known)}"
+
+
+def nearest(word: str, known: list[str]) -> str:
+    found = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f", did you mean {found[0]!r}?" if found else ""

@@ -1,0 +1,358 @@
+"""Stage 3: pending events → batches per lane → the sink → settled. Meets the other stages only in the store.
+
+A lane is one destination and environment. Every lane that has something to send has its own task, which ends when the
+lane is empty or has to wait; so a lane that is slow, hung or down never delays another one.
+
+            ┌────────────── more is due ──────────────┐
+    claim ─▶ send ─▶ learn ─▶ settle ─▶ wait (as long as the lane's last answer says)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TypeAlias
+
+from relay.config import Destination
+from relay.errors import StoreUnavailable
+from relay.inngest import Sink
+from relay.models import ClaimedEvent, EventState, Lane, Outcome, Retry, Settlement
+from relay.retry import LaneState, backoff_ms, settlement
+from relay.stores.base import Store
+from relay.telemetry import Telemetry
+
+#: Lanes that send at once; further ones wait for a free place.
+LANES_MAX: Final = 500
+#: A claim outlasts the longest send (taking a refused batch apart, and its last request) by minutes.
+LEASE_SECONDS_MIN: Final = 600.0
+#: The store is asked for lanes at least this often, and no more often than that.
+LOOK_SECONDS_MAX: Final = 1.0
+LOOK_SECONDS_MIN: Final = 0.02
+#: Between two tries while the store is unusable.
+STORE_RETRY_SECONDS: Final = 0.25
+#: A lone event that met a stopped destination lets the lane's others try before it.
+STOPPED_PASS_MS: Final = 250
+
+LaneKey: TypeAlias = tuple[str, str | None]
+
+
+class Forwarder:
+    """Stage 3. `sinks` and `settings` are by destination; whoever made the sinks closes them."""
+
+    def __init__(
+        self,
+        store: Store,
+        sinks: Mapping[str, Sink],
+        settings: Mapping[str, Destination],
+        telemetry: Telemetry,
+        clock_ms: Callable[[], int],
+        *,
+        random: Callable[[], float] = random.random,
+        drain_seconds: float = 5.0,
+    ) -> None:
+        self._store, self._sinks, self._settings = store, sinks, settings
+        self._telemetry, self._clock_ms, self._random = telemetry, clock_ms, random
+        self._drain_seconds = drain_seconds
+        self._tasks: dict[LaneKey, asyncio.Task[None]] = {}
+        self._states: dict[LaneKey, LaneState] = {}
+        self._missing: set[str] = set()
+        self._store_lost = False
+        self._stopping, self._ended, self._lane_ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._running = False
+        for name in settings:
+            telemetry.destination_stopped.labels(name).set(0)
+
+    async def run(self) -> None:
+        """Forward until stopped or cancelled; then the batches in flight are settled, the rest is given back.
+
+        After a surprise, which it raises, it can be run again.
+        """
+        self._running = True
+        self._ended.clear()
+        await asyncio.sleep(0)  # whoever runs it again after a stop must not hold up the loop
+        try:
+            while not self._stopping.is_set():
+                self._lane_ended.clear()
+                await self._wait(await self._start_lanes())
+        except asyncio.CancelledError:
+            self._stopping.set()
+            raise
+        finally:
+            await self._drain()
+            self._running = False
+            self._ended.set()
+
+    async def stop(self) -> None:
+        """No new batch; returns when every lane has ended, within `drain_seconds` and a little."""
+        self._stopping.set()
+        if self._running:
+            await self._ended.wait()
+
+    # ── which lanes run ──────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _start_lanes(self) -> float:
+        """A task for every lane that is due. Seconds until the next one will be."""
+        try:
+            lanes = await self._store.lanes()
+        except StoreUnavailable as error:
+            self._lose_store(error)
+            return STORE_RETRY_SECONDS
+        self._regain_store()
+        now_ms = self._clock_ms()
+        self._forget_states(lanes, now_ms)
+        dues = [self._due_ms(lane) for lane in lanes if self._is_startable(lane)]
+        for lane in lanes:
+            if self._is_startable(lane) and self._due_ms(lane) <= now_ms and len(self._tasks) < LANES_MAX:
+                self._start_lane((lane.destination, lane.environment))
+        later = [due_ms - now_ms for due_ms in dues if due_ms > now_ms]
+        return min(LOOK_SECONDS_MAX, min(later, default=1000) / 1000)
+
+    def _forget_states(self, lanes: Sequence[Lane], now_ms: int) -> None:
+        """Lanes that have nothing left (their last events died, say) need no memory and raise no alarm."""
+        kept = {(lane.destination, lane.environment) for lane in lanes} | self._tasks.keys()
+        for key in [key for key, state in self._states.items() if key not in kept and state.resume_ms <= now_ms]:
+            was_stopped = self._is_stopped(key[0])
+            del self._states[key]
+            self._sound_alarm(key, was_stopped, [])
+
+    def _is_startable(self, lane: Lane) -> bool:
+        if lane.destination in self._settings:
+            return (lane.destination, lane.environment) not in self._tasks
+        if lane.destination not in self._missing:
+            self._missing.add(lane.destination)
+            remedy = f"its events wait: configure [destinations.{lane.destination}] again"
+            self._telemetry.log(
+                "destination.missing", level="error", destination=lane.destination, events=lane.pending, remedy=remedy
+            )
+        return False
+
+    def _due_ms(self, lane: Lane) -> int:
+        state = self._states.get((lane.destination, lane.environment))
+        return max(lane.due_ms, state.resume_ms) if state else lane.due_ms
+
+    def _start_lane(self, key: LaneKey) -> None:
+        task = asyncio.create_task(self._run_lane(key), name=f"lane {key}")
+        self._tasks[key] = task
+        task.add_done_callback(lambda _: self._forget_task(key))
+
+    def _forget_task(self, key: LaneKey) -> None:
+        del self._tasks[key]
+        self._lane_ended.set()
+
+    async def _wait(self, seconds: float) -> None:
+        """Until an event may be claimable, a lane has ended, or so many seconds have passed."""
+        waits = [self._store.wait_events(seconds), self._stopping.wait(), self._lane_ended.wait()]
+        tasks = [asyncio.ensure_future(wait) for wait in waits]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+        await self._bear(results[0])
+        await self._pause(LOOK_SECONDS_MIN)
+
+    async def _bear(self, result: object) -> None:
+        """What waiting for events ended with: nothing, or a store that is unusable now; all else is a surprise."""
+        if isinstance(result, StoreUnavailable):
+            self._lose_store(result)
+            await self._pause(STORE_RETRY_SECONDS)
+        elif isinstance(result, Exception):
+            raise result
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, but not through a stop."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            pass
+
+    async def _drain(self) -> None:
+        tasks = list(self._tasks.values())
+        if not tasks:
+            return
+        _, late = await asyncio.wait(tasks, timeout=self._drain_seconds)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=1.0)
+
+    # ── one lane ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _run_lane(self, key: LaneKey) -> None:
+        """Batch after batch, until the lane is empty or has to wait."""
+        state = self._states.setdefault(key, LaneState(self._settings[key[0]].batch_events_max))
+        try:
+            while not self._stopping.is_set() and state.resume_ms <= self._clock_ms():
+                if not await self._forward_batch(key, state) or len(self._tasks) >= LANES_MAX:
+                    break  # empty, or others wait for a place: this lane's turn comes again
+        except StoreUnavailable as error:
+            self._lose_store(error)
+            state.resume_ms = self._clock_ms() + round(STORE_RETRY_SECONDS * 1000)
+        except Exception as error:  # noqa: BLE001 - a surprise in one lane must end neither the lane nor the others
+            self._telemetry.surprised("forwarder", error, destination=key[0], environment=key[1])
+            state.resume_ms = self._clock_ms() + 1000
+        if state.is_well(self._settings[key[0]]) and state.resume_ms <= self._clock_ms():
+            del self._states[key]
+
+    async def _forward_batch(self, key: LaneKey, state: LaneState) -> bool:
+        """The main path. False when there was nothing to send."""
+        events = await self._claim(key, state.limit)
+        if not events:
+            return False
+        outcomes = await self._send(key, events)
+        settlements = self._judge(key, state, events, outcomes)
+        await self._settle(key, settlements)
+        self._report(key, settlements)
+        return True
+
+    async def _claim(self, key: LaneKey, limit: int) -> list[ClaimedEvent]:
+        """A batch: full by count or by bytes, or else as old as batch_wait_ms."""
+        bytes_max, lease_seconds = self._settings[key[0]].batch_bytes_max, self._lease_seconds(key)
+        events = await self._store.claim_events(*key, limit, bytes_max, lease_seconds)
+        left = bytes_max - sum(len(event.json) for event in events)
+        wait_ms = self._wait_ms(key, events)
+        if not events or len(events) >= limit or left <= 0 or wait_ms <= 0:
+            return events
+        await self._pause(wait_ms / 1000)
+        if self._stopping.is_set():
+            await self._store.release_events(events)
+            return []
+        return events + await self._claim_more(key, limit - len(events), left)
+
+    async def _claim_more(self, key: LaneKey, limit: int, left: int) -> list[ClaimedEvent]:
+        """What still fits. A claim has at least one event, however big: one that does not fit is given back."""
+        try:
+            events = await self._store.claim_events(*key, limit, left, self._lease_seconds(key))
+            if sum(len(event.json) for event in events) <= left:
+                return events
+            await self._store.release_events(events)
+        except StoreUnavailable as error:
+            self._lose_store(error)
+        return []
+
+    def _wait_ms(self, key: LaneKey, events: Sequence[ClaimedEvent]) -> int:
+        """How long the oldest event may still wait for company."""
+        age_ms = self._clock_ms() - min((event.created_ms for event in events), default=0)
+        return min(self._settings[key[0]].batch_wait_ms - age_ms, self._settings[key[0]].batch_wait_ms)
+
+    def _lease_seconds(self, key: LaneKey) -> float:
+        return LEASE_SECONDS_MIN + 2 * self._settings[key[0]].request_seconds
+
+    async def _send(self, key: LaneKey, events: list[ClaimedEvent]) -> list[Outcome]:
+        destination, environment = key
+        started = time.perf_counter()
+        try:
+            outcomes = await self._sinks[destination].send(events, environment)
+        except asyncio.CancelledError:
+            await self._store.release_events(events)  # stopped in the middle: whether they arrived nobody knows
+            raise
+        except Exception as error:  # noqa: BLE001 - the events must be settled whatever the sink met
+            # Its own text is not told: what an HTTP library raises may hold the URL, and so the key.
+            self._telemetry.surprised("forwarder", RuntimeError(f"a sink raised {type(error).__name__}"))
+            outcomes = [Retry("destination_failing", f"the relay met a surprise: {type(error).__name__}")] * len(events)
+        self._log_batch(key, events, outcomes, time.perf_counter() - started)
+        return outcomes
+
+    def _judge(
+        self, key: LaneKey, state: LaneState, events: list[ClaimedEvent], outcomes: list[Outcome]
+    ) -> list[Settlement]:
+        """What the answer means for the lane and for each event."""
+        now_ms, rules, was_stopped = self._clock_ms(), self._settings[key[0]], self._is_stopped(key[0])
+        state.learn(outcomes, rules, now_ms, self._random())
+        self._sound_alarm(key, was_stopped, outcomes)
+        return [
+            settlement(event, outcome, rules, now_ms, self._delay_ms(event, outcome, len(events), rules))
+            for event, outcome in zip(events, outcomes, strict=True)
+        ]
+
+    def _delay_ms(self, event: ClaimedEvent, outcome: Outcome, batch_events: int, rules: Destination) -> int:
+        """Each event by its own count, so that one that breaks every batch comes back seldom. While the destination
+        is stopped the lane itself waits, and its events need not."""
+        if not isinstance(outcome, Retry):
+            return 0
+        if outcome.stop:
+            return round(rules.stopped_retry_seconds * 1000) + STOPPED_PASS_MS if batch_events == 1 else 0
+        return backoff_ms(event.attempt + 1, rules, self._random(), outcome.after_seconds)
+
+    async def _settle(self, key: LaneKey, settlements: list[Settlement]) -> None:
+        """Until it is stored: what is known of the batch is not to be learned again by sending it twice."""
+        while True:
+            try:
+                await self._store.settle(settlements)
+                break
+            except StoreUnavailable as error:
+                self._lose_store(error)
+                await asyncio.sleep(STORE_RETRY_SECONDS)
+        self._regain_store()
+
+    # ── what is said of it ───────────────────────────────────────────────────────────────────────────────────────
+
+    def _log_batch(self, key: LaneKey, events: list[ClaimedEvent], outcomes: list[Outcome], seconds: float) -> None:
+        trouble = next((outcome for outcome in outcomes if isinstance(outcome, Retry)), None)
+        code = trouble.code if trouble else "ok"
+        self._telemetry.batches.labels(key[0], code).inc()
+        self._telemetry.batch_seconds.labels(key[0]).observe(seconds)
+        self._telemetry.batch_events.labels(key[0]).observe(len(events))
+        self._telemetry.log(
+            "batch.refused" if trouble else "batch.sent",
+            level="warning" if trouble else "info",
+            destination=key[0],
+            environment=key[1],
+            events=len(events),
+            bytes=sum(len(event.json) for event in events),
+            code=code,
+            message=trouble.message if trouble else None,
+            milliseconds=round(seconds * 1000, 1),
+        )
+
+    def _report(self, key: LaneKey, settlements: list[Settlement]) -> None:
+        for settled in settlements:
+            self._telemetry.events_settled.labels(key[0], str(settled.state), settled.code or "ok").inc()
+            if settled.state is EventState.DEAD:
+                self._telemetry.log(
+                    "event.died",
+                    level="error",
+                    destination=key[0],
+                    environment=key[1],
+                    ref=settled.event.ref,
+                    id=settled.event.id,
+                    code=settled.code,
+                    message=settled.message,
+                )
+
+    def _is_stopped(self, destination: str) -> bool:
+        return any(state.stopped for (name, _), state in self._states.items() if name == destination)
+
+    def _sound_alarm(self, key: LaneKey, was_stopped: bool, outcomes: list[Outcome]) -> None:
+        """Once when the first lane of a destination is stopped, once when the last one is taken again."""
+        destination, environment = key
+        is_stopped = self._is_stopped(destination)
+        if is_stopped == was_stopped:
+            return
+        self._telemetry.destination_stopped.labels(destination).set(int(is_stopped))
+        if not is_stopped:
+            self._telemetry.log("destination.resumed", destination=destination, environment=environment)
+            return
+        self._telemetry.log(
+            "destination.stopped",
+            level="error",
+            destination=destination,
+            environment=environment,
+            message=next(outcome.message for outcome in outcomes if isinstance(outcome, Retry)),
+            remedy=f"correct url and event_key of [destinations.{destination}]; its events are kept, and one is "
+            f"tried every {self._settings[destination].stopped_retry_seconds:g} s",
+        )
+
+    def _lose_store(self, error: StoreUnavailable) -> None:
+        if not self._store_lost:
+            self._store_lost = True
+            self._telemetry.log("store.lost", level="error", stage="forwarder", message=str(error))
+
+    def _regain_store(self) -> None:
+        if self._store_lost:
+            self._store_lost = False
+            self._telemetry.log("store.regained", stage="forwarder")

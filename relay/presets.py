@@ -1,0 +1,228 @@
+"""relay/providers/*.toml → Presets: what the relay knows about each provider, as data.
+
+One file each; its name is the preset's. `relay providers show NAME` and docs/providers.md say what stands in them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from relay.errors import ConfigError
+from relay.models import Request
+from relay.places import Place, Reader, Template, nearest, parse_place, parse_template, utf8
+from relay.scheme_tables import generic_hmac, generic_open, generic_token, override, read_scheme
+from relay.schemes import Scheme
+from relay.tables import Table
+
+FOLDER: Final = Path(__file__).parent / "providers"
+#: Presets whose scheme is written in relay.toml, as [sources.NAME.scheme].
+GENERIC: Final = {"hmac": generic_hmac, "token": generic_token, "none": generic_open}
+
+
+@dataclass(frozen=True, slots=True)
+class HandshakeAnswer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Handshake:
+    """A genuine request that asks for an answer and is no delivery: `when` says how to tell, `body` what to answer."""
+
+    when: tuple[tuple[Place, bytes], ...]
+    status: int
+    headers: Mapping[str, str]
+    body: Template
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A request as the provider sends it, unsigned. `@id@`, `@now@`, `@now_ms@` and `@now_iso@` are filled in."""
+
+    event: str
+    content_type: str
+    headers: Mapping[str, str]
+    body: str
+
+    def request(self, path: str, *, now_s: float, delivery_id: str) -> Request:
+        """Ready for `sign`. A new `delivery_id` makes it a new delivery."""
+        iso = datetime.fromtimestamp(int(now_s), UTC).isoformat().replace("+00:00", "Z")
+        marks = {"id": delivery_id, "now": str(int(now_s)), "now_ms": str(int(now_s * 1000)), "now_iso": iso}
+        named = {"Content-Type": self.content_type, **self.headers}
+        headers = tuple((utf8(name), utf8(fill_marks(value, marks))) for name, value in named.items())
+        return Request("POST", path, "", headers, utf8(fill_marks(self.body, marks)))
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """What is known about one provider. `mistakes` are patterns of what people paste instead of the secret."""
+
+    name: str
+    title: str
+    docs_url: str
+    paste: str
+    secret_form: str
+    traps: tuple[str, ...]
+    mistakes: tuple[tuple[re.Pattern[str], str], ...]
+    scheme: Scheme
+    handshake: Handshake | None
+    samples: tuple[Sample, ...]
+
+    def sample(self, event: str | None = None) -> Sample:
+        """The sample of this event, or the first one. Raises ConfigError, naming those there are."""
+        for sample in self.samples:
+            if event in (None, sample.event):
+                return sample
+        known = [sample.event for sample in self.samples]
+        raise ConfigError(
+            f"{self.name} has no sample {event!r}{nearest(event or '', known)}; it has {', '.join(known)}"
+        )
+
+
+def load_presets(folder: Path = FOLDER) -> dict[str, Preset]:
+    """Every preset by its name, in the order of the alphabet. A mistake is a ConfigError that names file and key."""
+    return {file.stem: load_preset(file.stem, folder) for file in sorted(folder.glob("*.toml"))}
+
+
+def load_preset(name: str, folder: Path = FOLDER) -> Preset:
+    """One preset; the others are not read."""
+    known = sorted(file.stem for file in folder.glob("*.toml"))
+    if name not in known:
+        raise ConfigError(f"there is no provider {name!r}{nearest(name, known)}; providers are {', '.join(known)}")
+    return read_preset(name, read_table(folder / f"{name}.toml"), folder)
+
+
+def preset_for(provider: str, scheme_keys: Mapping[str, Any], *, file: Path | None, key: str) -> Preset:
+    """The preset of one source, with what its [sources.NAME.scheme] says. `key` is `sources.NAME`."""
+    try:
+        preset = load_preset(provider)
+    except ConfigError as error:
+        if error.file is not None:
+            raise
+        raise ConfigError(error.message, file=file, key=f"{key}.provider") from None
+    table = Table(scheme_keys, file, f"{key}.scheme")
+    if provider in GENERIC:
+        return replace(preset, scheme=GENERIC[provider](table))
+    return replace(preset, scheme=override(preset.scheme, table)) if scheme_keys else preset
+
+
+def secret_problems(preset: Preset, secrets: Sequence[str]) -> list[str]:
+    """Why these secrets cannot work, a sentence each, which never holds a secret. Empty: they may be right."""
+    if preset.scheme.open:
+        return [f"{preset.name} checks no signature and takes no secret: leave secrets out"] if secrets else []
+    if not secrets:
+        return [f"{preset.title} needs a secret ({preset.secret_form}): set secrets = [...]"]
+    found = ((index, secret_problem(preset, secret)) for index, secret in enumerate(secrets))
+    return [f"secrets[{index}] {problem}" for index, problem in found if problem]
+
+
+def secret_problem(preset: Preset, secret: str) -> str | None:
+    if secret != secret.strip():
+        return "begins or ends with white space: it was not copied cleanly"
+    for pattern, sentence in preset.mistakes:
+        if pattern.search(secret):
+            return sentence
+    problem = preset.scheme.key_problem(secret)
+    return f"{problem}: {preset.title}'s secret is {preset.secret_form}" if problem else None
+
+
+def answer_handshake(preset: Preset, request: Request, body: bytes) -> HandshakeAnswer | None:
+    """The answer to a genuine request that is a handshake; None when it is a delivery."""
+    handshake = preset.handshake
+    if handshake is None:
+        return None
+    wanted = handshake.body.headers.union(*(place.headers for place, _ in handshake.when))
+    reader = Reader(wanted, request, "", body)
+    if any(place.read(reader) != expected for place, expected in handshake.when):
+        return None
+    answer = handshake.body.render(reader)
+    return None if answer is None else HandshakeAnswer(handshake.status, dict(handshake.headers), answer)
+
+
+def read_table(file: Path) -> Table:
+    try:
+        return Table(tomllib.loads(file.read_text("utf-8")), file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read: {error}", file=file) from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"is not TOML: {error}", file=file) from error
+
+
+def read_preset(name: str, table: Table, folder: Path) -> Preset:
+    scheme_table = table.table("scheme")
+    if scheme_table is None:
+        raise table.error("is required: how the provider signs", "scheme")
+    preset = Preset(
+        name=name,
+        title=table.text("title"),
+        docs_url=table.text("docs_url"),
+        paste=table.text("paste"),
+        secret_form=table.text("secret_form"),
+        traps=table.texts("traps") or (),
+        mistakes=read_mistakes(table),
+        scheme=read_scheme(scheme_table, lambda other: other_scheme(other, name, folder)),
+        handshake=read_handshake(table),
+        samples=tuple(read_sample(sample) for sample in table.tables("samples")),
+    )
+    table.done()
+    return preset
+
+
+def other_scheme(other: str, name: str, folder: Path) -> Scheme:
+    """The scheme of the preset that a by_secret choice names. Raises ValueError."""
+    file = folder / f"{other}.toml"
+    if other == name or not file.is_file():
+        raise ValueError(f"there is no other preset {other!r}")
+    table = read_table(file).table("scheme")
+    if table is None or table.values.get("kind") == "by_secret":
+        raise ValueError(f"{other!r} has no scheme of its own")
+    return read_scheme(table, lambda _: other_scheme("", name, folder))
+
+
+def read_mistakes(table: Table) -> tuple[tuple[re.Pattern[str], str], ...]:
+    found = table.mapping("secret_mistakes")
+    try:
+        return tuple((re.compile(pattern), sentence) for pattern, sentence in found.items())
+    except re.error as error:
+        raise table.error(f"holds what is not a regular expression: {error}", "secret_mistakes") from error
+
+
+def read_handshake(table: Table) -> Handshake | None:
+    inner = table.table("handshake")
+    if inner is None:
+        return None
+    when = tuple(
+        (inner.compiled("when", place, parse_place), utf8(value)) for place, value in inner.mapping("when").items()
+    )
+    if not when:
+        raise inner.error("is required: a table of places and what stands there in a handshake", "when")
+    status: int = inner.get("status", 200, int, "an HTTP status")
+    body = inner.compiled("body", inner.text("body", ""), parse_template)
+    handshake = Handshake(when, status, inner.mapping("headers"), body)
+    inner.done()
+    return handshake
+
+
+def read_sample(table: Table) -> Sample:
+    sample = Sample(
+        event=table.text("event"),
+        content_type=table.text("content_type", "application/json"),
+        headers=table.mapping("headers"),
+        body=table.text("body"),
+    )
+    table.done()
+    if sample.content_type == "application/json":
+        table.compiled("body", sample.request("/", now_s=0, delivery_id="0").body.decode(), json.loads)
+    return sample
+
+
+def fill_marks(text: str, marks: Mapping[str, str]) -> str:
+    return re.sub(r"@(\w+)@", lambda match: marks.get(match[1], match[0]), text)

@@ -1,0 +1,247 @@
+"""Stage 1: a provider's POST becomes a stored delivery, and only then a 200.
+
+Read `Receiver.take` first: its lines are the steps. Every step gives what the next one needs, or a Rejected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import time
+from collections.abc import Callable, Mapping
+from typing import Final, TypeAlias
+from urllib.parse import parse_qsl
+
+from aiohttp import web
+from ulid import ULID
+
+from relay.bodies import decode_body
+from relay.config import Receiver as ReceiverSettings
+from relay.config import environment_is_valid
+from relay.errors import Rejected, StoreUnavailable
+from relay.models import Accepted, Delivery, Request
+from relay.presets import HandshakeAnswer, answer_handshake
+from relay.sources import RunningSource
+from relay.stores.base import Store
+from relay.telemetry import UNKNOWN_SOURCE, Telemetry
+from relay.verify import Verified, verify
+
+ENVIRONMENT_NAME: Final = "x-inngest-env"
+#: Bodies being read at one time, together; a request beyond it is told to come back.
+BODIES_BYTES_MAX: Final = 256 * 1024 * 1024
+#: How long a refused sender may go on sending before the connection is cut.
+LINGER_SECONDS: Final = 5.0
+
+Answer: TypeAlias = Accepted | HandshakeAnswer | Rejected
+
+
+class Receiver:
+    """The public listener's application: webhook URLs and nothing else."""
+
+    def __init__(
+        self,
+        store: Store,
+        sources: Mapping[str, RunningSource],
+        settings: ReceiverSettings,
+        telemetry: Telemetry,
+        clock_ms: Callable[[], int],
+    ) -> None:
+        self.store, self.sources, self.settings = store, sources, settings
+        self.telemetry, self.clock_ms = telemetry, clock_ms
+        self.requests_held = 0
+        self.bodies_bytes_held = 0
+
+    def app(self) -> web.Application:
+        app = web.Application()
+        app.router.add_route("*", "/in/{source}", self.receive, expect_handler=self.expect)
+        app.router.add_route("*", "/{rest:.*}", self.receive, expect_handler=self.expect)
+        return app
+
+    async def take(self, http: web.Request) -> Answer:
+        """The stage's main path: find the source, read, verify, store. Only Accepted means that anything was kept."""
+        source = self.find_source(http)
+        if isinstance(source, Rejected):
+            return source
+        wire = await self.read_body(http)
+        if isinstance(wire, Rejected):
+            return wire
+        request = to_request(http, wire)
+        body = decode_body(request.headers, wire, self.settings.body_bytes_max)
+        if isinstance(body, Rejected):
+            return body
+        now_ms = self.clock_ms()
+        verified = self.verify(source, request, http, body, now_ms)
+        if isinstance(verified, Rejected):
+            return verified
+        handshake = answer_handshake(source.preset, request, body)
+        if handshake is not None:
+            return handshake
+        environment = environment_asked(request, source)
+        if isinstance(environment, Rejected):
+            return environment
+        delivery = Delivery(str(ULID()), source.name, verified.key, now_ms, request, environment)
+        return (await self.store.accept([delivery]))[0]
+
+    async def receive(self, http: web.Request) -> web.Response:
+        """One request, answered, counted and logged; this is where outcomes and surprises become HTTP."""
+        began = time.perf_counter()
+        self.requests_held += 1
+        try:
+            answer = await self.take(http)
+        except StoreUnavailable as error:
+            answer = Rejected("store_unavailable", "the relay cannot store this now, send it again", str(error))
+        except (ConnectionResetError, asyncio.CancelledError):
+            raise  # the sender went away: nobody is left to answer
+        except Exception as error:  # noqa: BLE001 - a stranger's request must never end in a traceback
+            self.telemetry.surprised("receiver", error)
+            answer = Rejected("internal", "the relay could not handle this request, send it again")
+        finally:
+            self.requests_held -= 1
+            self.bodies_bytes_held -= http.get("bytes_held", 0)
+        self.report(http, answer, time.perf_counter() - began)
+        return respond(answer)
+
+    async def expect(self, http: web.Request) -> web.Response | None:
+        """`Expect: 100-continue`: a request that will be refused is refused before its body is sent."""
+        source = self.find_source(http)
+        if isinstance(source, Rejected):
+            self.report(http, source, 0.0)
+            return respond(source)
+        if (http.content_length or 0) > self.settings.body_bytes_max:
+            too_large = self.too_large()
+            self.report(http, too_large, 0.0)
+            return respond(too_large)
+        if http.headers.get("Expect", "").lower() == "100-continue" and http.transport is not None:
+            http.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return None
+
+    def find_source(self, http: web.Request) -> RunningSource | Rejected:
+        """The source that the URL names, if this request may go on at all."""
+        name = http.match_info.get("source")
+        source = self.sources.get(name) if name is not None else None
+        if source is None:
+            return Rejected("unknown_source", "no such source: the URL is /in/<source>, by the name in relay.toml")
+        if not source.settings.enabled:
+            return Rejected("source_disabled", f"the source {source.name} is disabled")
+        if http.method != "POST":
+            return Rejected("method_not_allowed", f"{http.method} is not a webhook: POST it")
+        if len(http.raw_headers) > self.settings.headers_max:
+            return Rejected("headers_too_large", f"more than {self.settings.headers_max} headers")
+        if self.requests_held > self.settings.requests_max:
+            return Rejected("overloaded", "too many requests at once, send it again")
+        return source
+
+    async def read_body(self, http: web.Request) -> bytes | Rejected:
+        """The body as it is on the wire, read up to the limit and not a chunk further."""
+        if (http.content_length or 0) > self.settings.body_bytes_max:
+            return self.too_large()
+        try:
+            async with asyncio.timeout(self.settings.body_seconds):
+                return await self.read_chunks(http)
+        except TimeoutError:
+            return Rejected("body_timed_out", f"the body took longer than {self.settings.body_seconds:g} seconds")
+
+    async def read_chunks(self, http: web.Request) -> bytes | Rejected:
+        chunks: list[bytes] = []
+        size = 0
+        async for chunk in http.content.iter_any():
+            chunks.append(chunk)
+            size += len(chunk)
+            http["bytes_held"] = size
+            self.bodies_bytes_held += len(chunk)
+            if size > self.settings.body_bytes_max:
+                return self.too_large()
+            if self.bodies_bytes_held > BODIES_BYTES_MAX:
+                return Rejected("overloaded", "too many bytes at once, send it again")
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def too_large(self) -> Rejected:
+        return Rejected("body_too_large", f"the body is over {self.settings.body_bytes_max:,} bytes")
+
+    def verify(
+        self, source: RunningSource, request: Request, http: web.Request, body: bytes, now_ms: int
+    ) -> Verified | Rejected:
+        url = public_url(self.settings.public_url, http)
+        return verify(source.preset.scheme, source.settings.secrets, request, url=url, body=body, now_s=now_ms / 1000)
+
+    def report(self, http: web.Request, answer: Answer, seconds: float) -> None:
+        """Count and log; the label is a configured name or `_unknown`, whatever the URL was."""
+        name = http.match_info.get("source")
+        source = name if name in self.sources else UNKNOWN_SOURCE
+        code = outcome_code(answer)
+        self.telemetry.requests.labels(source, code).inc()
+        self.telemetry.request_seconds.labels(source).observe(seconds)
+        size, milliseconds = http.get("bytes_held", 0), round(seconds * 1000, 1)
+        if isinstance(answer, Accepted):
+            self.telemetry.body_bytes.labels(source).inc(size)
+            name = "delivery.duplicated" if answer.duplicate else "delivery.accepted"
+            self.telemetry.log(name, source=source, id=answer.id, bytes=size, ms=milliseconds)
+        elif isinstance(answer, Rejected):
+            self.telemetry.log(
+                "delivery.rejected",
+                level="warning",
+                source=source,
+                code=answer.code,
+                detail=answer.detail or answer.message,
+                bytes=size,
+                ms=milliseconds,
+            )
+        else:
+            self.telemetry.log("handshake.answered", source=source, status=answer.status)
+
+
+def to_request(http: web.Request, body: bytes) -> Request:
+    path, _, query = http.raw_path.partition("?")
+    return Request(http.method, path, query, tuple(http.raw_headers), body)
+
+
+def public_url(base: str | None, http: web.Request) -> str:
+    """The URL as the provider sees it, for schemes that sign it: receiver.public_url, else what the request says."""
+    return f"{base or f'{http.scheme}://{http.host}'}{http.raw_path}"
+
+
+def environment_asked(request: Request, source: RunningSource) -> str | Rejected | None:
+    """The branch environment that the request asks for: the header, else the query parameter; None for neither."""
+    asked = request.header(ENVIRONMENT_NAME) or query_value(request.query, ENVIRONMENT_NAME)
+    if not asked:
+        return None
+    if not environment_is_valid(asked):
+        return Rejected("environment_invalid", "x-inngest-env must be 1 to 128 printable ASCII characters")
+    if not any(fnmatch.fnmatchcase(asked, pattern) for pattern in source.settings.environments_allowed):
+        return Rejected("environment_not_allowed", f"the source {source.name} takes no deliveries for this environment")
+    return asked
+
+
+def query_value(query: str, name: str) -> str | None:
+    """The first value of a query parameter whose name is `name` in any case."""
+    if not query:
+        return None
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=1000)
+    except ValueError:  # more fields than any provider sends: there is nothing to route by
+        return None
+    return next((value for key, value in pairs if key.lower() == name), None)
+
+
+def outcome_code(answer: Answer) -> str:
+    if isinstance(answer, Rejected):
+        return answer.code
+    if isinstance(answer, Accepted):
+        return "duplicate" if answer.duplicate else "accepted"
+    return "handshake"
+
+
+def respond(answer: Answer) -> web.Response:
+    """The HTTP form of an outcome; these bodies are part of the contract."""
+    if isinstance(answer, Accepted):
+        return web.json_response({"id": answer.id, "status": outcome_code(answer)})
+    if isinstance(answer, HandshakeAnswer):
+        return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
+    response = web.json_response({"error": {"code": answer.code, "message": answer.message}}, status=answer.status)
+    if answer.status == 405:
+        response.headers["Allow"] = "POST"
+    if answer.status in (408, 413, 431):
+        response.force_close()  # the rest of the body is not read
+    if answer.status == 503:
+        response.headers["Retry-After"] = "5"
+    return response

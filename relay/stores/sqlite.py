@@ -1,0 +1,150 @@
+"""The embedded store: one SQLite file, owned by one process. Implements relay.stores.base.Store.
+
+    event loop              writer's thread                     readers' threads
+    ──────────              ───────────────                     ────────────────
+    leases, counts   ──▶    sqlite_writer: groups, COMMIT       sqlite_reads: claims
+    (sqlite_leases)  ◀──    sqlite_transitions, sqlite_replay   sqlite_records: lists for people
+
+A claim is a lease in memory: the owner is the only process, so a crash releases everything at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from relay.models import ReplayResult
+from relay.stores import sqlite_replay, sqlite_transitions
+from relay.stores.sqlite_core import ROW_BYTES
+from relay.stores.sqlite_deliveries import SqliteDeliveries
+from relay.stores.sqlite_events import SqliteEvents
+from relay.stores.sqlite_file import open_writer, take_ownership, unavailable
+from relay.stores.sqlite_queries import SqliteQueries
+from relay.stores.sqlite_reads import Reader, read_books
+from relay.stores.sqlite_records import find_prunable
+from relay.stores.sqlite_writer import Writer
+
+REPLAY_MAX: Final = 1_000
+HOUR_MS: Final = 3_600_000
+
+
+class SqliteStore(SqliteDeliveries, SqliteEvents, SqliteQueries):
+    """Made by `open`."""
+
+    _lock: int | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        path: Path,
+        *,
+        clock_ms: Callable[[], int],
+        dedupe_hours: int,
+        disk_free_bytes_min: int,
+        queue_bytes_max: int,
+        read_only: bool = False,
+    ) -> SqliteStore:
+        """Own the file, or with `read_only` look at it beside its owner: then every write raises StoreUnavailable.
+
+        Raises ConfigError when another process owns the file, or it is newer than this program or none of ours.
+        """
+        async with AsyncExitStack() as undo:
+            claims, people = Reader(path, beside_owner=read_only), Reader(path, beside_owner=read_only)
+            undo.push_async_callback(claims.close)
+            undo.push_async_callback(people.close)
+            if read_only:
+                books = await people.read(read_books)
+                undo.pop_all()
+                return cls(path, clock_ms, books, writer=None, claims=claims, people=people, first_claim=1)
+            lock = await asyncio.to_thread(take_ownership, path)
+            undo.callback(os.close, lock)
+            connection, opens = await asyncio.to_thread(open_owned, path)
+            undo.callback(connection.close)
+            books = await claims.read(read_books)
+            writer = Writer(
+                path,
+                connection,
+                window_ms=dedupe_hours * HOUR_MS,
+                disk_free_bytes_min=disk_free_bytes_min,
+                queue_bytes_max=queue_bytes_max,
+            )
+            undo.pop_all()
+        first_claim = opens << 40  # a claim of an earlier opening is never taken for one of this
+        store = cls(path, clock_ms, books, writer=writer, claims=claims, people=people, first_claim=first_claim)
+        store._lock = lock
+        return store
+
+    async def replay(self, ids: Sequence[str], *, again: bool = False, environment: str | None = None) -> ReplayResult:
+        """See Store. A copy of a sent event is reported by its own ref."""
+        if len(ids) > REPLAY_MAX:
+            raise ValueError(f"{len(ids)} ids are more than {REPLAY_MAX} a call")
+        now_ms = self._clock_ms()
+        run = partial(sqlite_replay.replay, ids=tuple(ids), again=again, environment=environment or None, now_ms=now_ms)
+        done = await self._owner.submit(run, apply=lambda done: self._replayed(done, now_ms), size_bytes=ROW_BYTES)
+        return done.result
+
+    def _replayed(self, done: sqlite_replay.Replayed, now_ms: int) -> None:
+        for source, before in done.deliveries:
+            self._books.deliveries[before] -= 1
+            self._books.add_received(source)
+            self._deliveries_changed.set()
+        for number, destination, environment, state in done.events:
+            if state is not None:
+                self._books.events[state] -= 1
+            lane = self._books.lane(number, destination, environment)
+            self._books.add_pending(lane, 1, now_ms)
+            self._lane_changed(lane)
+        if done.lowest_event_seq is not None:
+            self._oldest_pending_seq = min(self._oldest_pending_seq, done.lowest_event_seq)
+
+    async def prune(self, before_ms: int, limit: int = 500) -> int:
+        """Looked for beside the writer, deleted in one short transaction: also at most 16 MiB of bodies a call."""
+        owner = self._owner
+        found = await self._people.read(partial(find_prunable, before_ms=before_ms, limit=limit))
+        run = partial(sqlite_transitions.prune, candidates=found, now_ms=self._clock_ms())
+        pruned = await owner.submit(run, apply=self._pruned, size_bytes=ROW_BYTES)
+        return pruned.deliveries.total()
+
+    def _pruned(self, pruned: sqlite_transitions.Pruned) -> None:
+        self._books.deliveries.subtract(pruned.deliveries)
+        self._books.events.subtract(pruned.events)
+
+    async def probe(self) -> None:
+        """One durable row, under the same conditions as accept."""
+        await self._owner.submit(sqlite_transitions.probe, size_bytes=ROW_BYTES, grows=True)
+
+    async def close(self) -> None:
+        """See Store. Any number of times, by anybody, and to its end even when a caller is cancelled."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        self._deliveries_changed.set()
+        self._events_changed.set()
+        if self._writer is not None:
+            await self._writer.close()
+        await self._claims.close()
+        await self._people.close()
+        if self._lock is not None:
+            os.close(self._lock)
+
+
+def open_owned(path: Path) -> tuple[sqlite3.Connection, int]:
+    """The writer's connection, and how often the file has been opened so far."""
+    try:
+        connection = open_writer(path)
+        try:
+            sql = "UPDATE meta SET opens = opens + 1 RETURNING opens"
+            return connection, int(connection.execute(sql).fetchone()[0])
+        except BaseException:
+            connection.close()
+            raise
+    except sqlite3.Error as error:
+        raise unavailable(error) from error

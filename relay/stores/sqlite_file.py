@@ -1,0 +1,194 @@
+"""The store's file: who owns it, how it is opened, which version it has, and what its errors mean."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from relay.errors import ConfigError, StoreUnavailable
+
+#: Marks the file as ours ("RELY").
+APPLICATION_ID: Final = 0x52454C59
+PAGE_BYTES: Final = 16_384
+#: A checkpoint about every 4 MB keeps both the WAL and its pauses small.
+CHECKPOINT_PAGES: Final = 256
+WAL_BYTES_KEPT: Final = 64 * 1024 * 1024
+WRITER_CACHE_KIB: Final = 64 * 1024
+BUSY_SECONDS: Final = 2.0
+#: Entry n takes a file from version n to n + 1. Versions only go forward.
+MIGRATIONS: Final = (Path(__file__).with_name("schema.sql"),)
+
+#: Primary result codes that say "not now" about the disk or the file, and nothing about the operation.
+DISK_CODES: Final = frozenset(
+    {
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_AUTH,
+        sqlite3.SQLITE_NOLFS,
+    }
+)
+
+
+def is_disk_error(error: BaseException) -> bool:
+    """True for what the disk or the file did; False for what one operation did wrong."""
+    return isinstance(error, sqlite3.Error) and primary_code(error) in DISK_CODES
+
+
+def primary_code(error: sqlite3.Error) -> int:
+    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    return code & 0xFF
+
+
+def unavailable(error: BaseException) -> StoreUnavailable:
+    """The driver's error as the contract's. The cause stays attached."""
+    name = getattr(error, "sqlite_errorname", type(error).__name__)
+    mapped = StoreUnavailable(f"the store's file cannot be used now: {error} ({name})")
+    mapped.__cause__ = error
+    return mapped
+
+
+def take_ownership(path: Path) -> int:
+    """Make folder and file, private to this user, and lock `<path>.lock`. Returns the lock's descriptor.
+
+    The kernel frees the lock when the process ends, however it ends. Raises ConfigError when another holds it.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(f"the store {path} cannot be made: {error.strerror}", key="store.url") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        _write_pid(lock)
+    except BlockingIOError:
+        owner = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(lock)
+        raise ConfigError(
+            f"another relay process (pid {owner}) uses {path}: use its operator listener, or stop it", key="store.url"
+        ) from None
+    except OSError as error:
+        os.close(lock)
+        raise ConfigError(f"the store {path} cannot be opened: {error.strerror}", key="store.url") from error
+    return lock
+
+
+def _write_pid(lock: int) -> None:
+    """For the message above only: a full disk must not keep the relay from starting to empty it."""
+    try:
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    except OSError:
+        return
+
+
+def open_writer(path: Path) -> sqlite3.Connection:
+    """The owner's connection: pragmas set, the schema made or brought forward. Raises ConfigError as below."""
+    connection = connect(path)
+    try:
+        connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+        check_version(connection, path)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+        connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_KEPT}")
+        connection.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KIB}")
+        migrate(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def open_reader(path: Path, *, beside_owner: bool = False) -> sqlite3.Connection:
+    """A connection that cannot write. `beside_owner` is for another process than the owner's."""
+    if beside_owner and not path.exists():
+        raise ConfigError(f"there is no store at {path} yet: start the relay once", key="store.url")
+    connection = connect(path, mode="ro")
+    try:
+        if beside_owner:
+            refuse_older(check_version(connection, path), path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def connect(path: Path, mode: str = "rw") -> sqlite3.Connection:
+    """Every transaction is begun by hand; one thread at a time uses a connection."""
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}",
+        uri=True,
+        timeout=BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=256,
+    )
+
+
+def check_version(connection: sqlite3.Connection, path: Path) -> int:
+    """The file's version. Raises ConfigError when it is newer than this program, or no store of ours."""
+    try:
+        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        ours = connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
+        empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+    except sqlite3.DatabaseError as error:
+        if primary_code(error) == sqlite3.SQLITE_NOTADB:
+            raise ConfigError(f"{path} is not a SQLite file: name another one", key="store.url") from error
+        raise
+    if not (ours or empty):
+        raise ConfigError(f"{path} is not a store of the relay: name another file", key="store.url")
+    if version > len(MIGRATIONS):
+        raise ConfigError(
+            f"{path} was written by a newer relay (version {version}, this one knows {len(MIGRATIONS)}): "
+            "install that version, or name another file",
+            key="store.url",
+        )
+    return version
+
+
+def refuse_older(version: int, path: Path) -> None:
+    """Only the owner brings a file forward."""
+    if version < len(MIGRATIONS):
+        raise ConfigError(f"{path} is of an older version: start this version of the relay once", key="store.url")
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Each step in one transaction of its own: a crash leaves a whole version."""
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    for number, file in enumerate(MIGRATIONS[version:], start=version + 1):
+        marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number};"
+        connection.executescript(f"BEGIN IMMEDIATE; {file.read_text('utf-8')} {marks} COMMIT;")
+
+
+def bound(text: str | None) -> str | bytes | None:
+    """Text as SQLite takes it: lone surrogates (from hostile bytes or JSON) make it a blob in the same column."""
+    if text is None or text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
+    return text
+
+
+def text_or_none(value: str | bytes | None) -> str | None:
+    """The inverse of `bound`."""
+    return value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value
+
+
+def text(value: str | bytes) -> str:
+    """The inverse of `bound` for a column that is never NULL."""
+    return value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value

@@ -1,0 +1,108 @@
+"""Start in order, watch, stop in reverse: what keeps the stages running and ends them within their time."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from aiohttp import web
+
+from relay.errors import ConfigError, StoreUnavailable
+from relay.stores.base import Store
+from relay.telemetry import Telemetry
+
+#: Everything that stops, together, ends within this; SIGTERM's promise is 10 seconds.
+STOP_SECONDS: Final = 9.0
+RESTART_SECONDS: Final = 1.0
+PRUNE_EVERY_SECONDS: Final = 600.0
+PRUNE_PAUSE_SECONDS: Final = 0.05
+DAY_MS: Final = 24 * 3600 * 1000
+
+
+class Stopping:
+    """Set by SIGTERM or SIGINT; a second signal ends the process at once."""
+
+    def __init__(self) -> None:
+        self.event = asyncio.Event()
+
+    def listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+
+    def stop(self) -> None:
+        if self.event.is_set():
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+            signal.raise_signal(signal.SIGTERM)
+        self.event.set()
+
+
+class Supervisor:
+    """Runs the stages' loops; one that meets a surprise is started again, openly."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self.telemetry = telemetry
+        self.tasks: list[asyncio.Task[None]] = []
+        self.stopping = False
+
+    def keep(self, stage: str, run: Callable[[], Awaitable[None]]) -> None:
+        """Run `run` for as long as the relay does."""
+        self.tasks.append(asyncio.create_task(self.rerun(stage, run), name=stage))
+
+    async def rerun(self, stage: str, run: Callable[[], Awaitable[None]]) -> None:
+        while not self.stopping:
+            try:
+                await run()
+                return  # it was told to stop
+            except Exception as error:  # noqa: BLE001 - a stage must not end while the relay takes deliveries
+                self.telemetry.surprised(stage, error)
+                await asyncio.sleep(RESTART_SECONDS)
+
+    async def stop(self) -> None:
+        """End the loops that did not end by themselves."""
+        self.stopping = True
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+async def listen(app: web.Application, host: str, port: int, *, key: str, **limits: object) -> web.AppRunner:
+    """Open one listener. Raises ConfigError when the address cannot be had."""
+    runner = web.AppRunner(app, access_log=None, **limits)
+    await runner.setup()
+    site = web.TCPSite(runner, host, port, backlog=1024)
+    try:
+        await site.start()
+    except OSError as error:
+        await runner.cleanup()
+        remedy = f"cannot listen on {host}:{port} ({error.strerror}): stop what uses it, or set another port"
+        raise ConfigError(remedy, key=f"{key}.port") from error
+    return runner
+
+
+def listening_url(runner: web.AppRunner) -> str:
+    """http://host:port with the port really in use (0 in the configuration means any)."""
+    host, port = runner.addresses[0][:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def housekeep(
+    store: Store, telemetry: Telemetry, clock_ms: Callable[[], int], retention_days: int, every_seconds: float
+) -> None:
+    """Prune what is settled and past its days, in short steps with pauses, for ever."""
+    while True:
+        began, pruned = time.monotonic(), 0
+        try:
+            while count := await store.prune(clock_ms() - retention_days * DAY_MS):
+                pruned += count
+                await asyncio.sleep(PRUNE_PAUSE_SECONDS)
+        except StoreUnavailable as error:
+            telemetry.log("store.unpruned", level="error", reason=str(error))
+        if pruned:
+            telemetry.log("store.pruned", deliveries=pruned, seconds=round(time.monotonic() - began, 1))
+        await asyncio.sleep(every_seconds)

@@ -1,0 +1,104 @@
+"""Twilio's signature, which no table describes: the URL and the sorted form fields, or the URL and the body's hash.
+
+https://www.twilio.com/docs/usage/webhooks/webhooks-security, and the request validator of its Python SDK.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import sha256
+from typing import Final
+
+from relay.bodies import content_type
+from relay.encodings import Algorithm, decode_base64, decode_hex
+from relay.errors import Rejected
+from relay.models import Request
+from relay.places import Fields, Reader, fields, only, parse_place, utf8, with_header, without_query
+from relay.schemes import missing, refuse
+
+SIGNATURE: Final = b"x-twilio-signature"
+#: `key=<id>,algorithm=<name>` on requests signed with a SharedKey; absent on those signed with the account's token.
+SETTINGS: Final = b"x-twilio-webhooks-signature-settings"
+READS: Final = frozenset({SIGNATURE, SETTINGS})
+#: The request names the algorithm, so that only these are listened to.
+ALGORITHMS: Final[dict[bytes, Algorithm]] = {b"HMAC_SHA1": "sha1", b"HMAC_SHA256": "sha256"}
+AUTHORITY: Final = re.compile(rb"(?i)\A(https?)://([^/?#]*)(.*)\Z", re.DOTALL)
+PORT: Final = re.compile(rb":[0-9]{1,5}\Z")
+
+
+def judge(reader: Reader, secrets: Sequence[str]) -> Rejected | None:
+    sent = reader.header(SIGNATURE)
+    if not sent:
+        return missing(parse_place("header:x-twilio-signature"))
+    keys = [utf8(secret) for secret in secrets if secret]
+    if not keys:
+        return refuse("key_unavailable", "no secret is configured")
+    algorithm = algorithm_named(reader)
+    if algorithm is None:
+        return refuse("signature_mismatch", "x-twilio-webhooks-signature-settings names an algorithm that is not known")
+    form = form_of(reader.request)
+    if not form and not body_matches_query(reader):
+        return refuse(
+            "signature_mismatch", "nothing signed covers the body: no form, and no bodySHA256 that is its hash"
+        )
+    signature, signed = decode_base64(sent) or b"", flat(form)
+    contents = [url + signed for url in url_variants(utf8(reader.url))]
+    if any(hmac.compare_digest(hmac.digest(key, text, algorithm), signature) for key in keys for text in contents):
+        return None
+    seen = without_query(reader.url).decode("utf-8", "replace")
+    return refuse("signature_mismatch", f"made with none of {len(keys)} secret(s), or for another URL than {seen}")
+
+
+def sign(secret: str, request: Request, url: str) -> Request:
+    """With the account's auth token (SHA-1), as Twilio does by default. Another body than a form needs bodySHA256."""
+    form = form_of(request)
+    if not form and not body_matches_query(Reader(READS, request, url, request.body)):
+        raise ValueError("a body that is no form needs bodySHA256=<its SHA-256 in hex> in the URL's query")
+    digest = hmac.digest(utf8(secret), utf8(url) + flat(form), "sha1")
+    return replace(request, headers=with_header(request.headers, "X-Twilio-Signature", b64encode(digest)))
+
+
+def algorithm_named(reader: Reader) -> Algorithm | None:
+    """SHA-1 when the request names none; None when it names one that is not known."""
+    if SETTINGS not in reader.headers:
+        return "sha1"
+    named = [part.partition(b"=") for part in b",".join(reader.headers[SETTINGS]).split(b",")]
+    values = {value.strip().upper() for name, _, value in named if name.strip() == b"algorithm" and value.strip()}
+    if len(values) > 1:
+        return None
+    return ALGORITHMS.get(values.pop()) if values else "sha1"
+
+
+def form_of(request: Request) -> Fields:
+    return fields(request.body) if content_type(request.headers) == "application/x-www-form-urlencoded" else []
+
+
+def flat(form: Fields) -> bytes:
+    """Every distinct name and value, sorted, without anything between them."""
+    return b"".join(name + value for name, value in sorted(set(form)))
+
+
+def body_matches_query(reader: Reader) -> bool:
+    """Whether the signed URL vouches for a body that is no form: it holds its hash, or there is no body."""
+    query = utf8(reader.url).partition(b"?")[2].partition(b"#")[0]
+    named = [value for name, value in fields(query) if name == b"bodySHA256"]
+    if not named:
+        return not reader.request.body
+    given = only(named)
+    return given is not None and hmac.compare_digest(sha256(reader.request.body).digest(), decode_hex(given) or b"")
+
+
+def url_variants(url: bytes) -> list[bytes]:
+    """The URL as given, without its port, and with its scheme's port: Twilio signs one or another of them."""
+    parts = AUTHORITY.match(url)
+    if parts is None:
+        return [url]
+    scheme, authority, rest = parts.groups()
+    bare = PORT.sub(b"", authority)
+    port = b":443" if scheme.lower() == b"https" else b":80"
+    with_port = authority if bare != authority else bare + port
+    return list(dict.fromkeys([url, scheme + b"://" + bare + rest, scheme + b"://" + with_port + rest]))

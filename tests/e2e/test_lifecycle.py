@@ -1,0 +1,174 @@
+"""Start, stop and the ways a start is refused, with real processes and signals."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import aiohttp
+import pytest
+
+from tests.support import signing
+from tests.support.relay_process import RelayProcess, clean_environ, free_port, write_config
+
+NOWHERE = "http://127.0.0.1:9"
+
+
+def children_of(pid: int) -> list[int]:
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat") as stat:
+                    parent = int(stat.read().rsplit(")", 1)[1].split()[1])
+            except OSError:
+                continue
+            if parent == pid:
+                found.append(int(name))
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def run_to_end(relay: RelayProcess, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "relay", *arguments],
+        cwd=relay.folder,
+        env=clean_environ(),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+async def test_sigterm_answers_what_it_holds_and_exits_0(relay: RelayProcess, http: aiohttp.ClientSession) -> None:
+    write_config(relay.folder, NOWHERE)
+    await relay.start()
+    body = signing.json_body("evt_slow")
+    reader, writer = await asyncio.open_connection(*relay.receiver_url.removeprefix("http://").split(":"))
+    head = "".join(f"{k}: {v}\r\n" for k, v in signing.github(body, "slow").items())
+    writer.write(
+        f"POST /in/github HTTP/1.1\r\nHost: r\r\nContent-Length: {len(body)}\r\n{head}\r\n".encode() + body[:5]
+    )
+    async with http.get(f"{relay.operator_url}/healthz") as answer:  # the request above is in its handler by now
+        assert answer.status == 200
+    assert relay.process is not None
+    relay.process.send_signal(signal.SIGTERM)
+    await relay.wait_for_log("relay.stopping")
+    with pytest.raises(OSError):
+        await asyncio.open_connection(*relay.receiver_url.removeprefix("http://").split(":"))
+    writer.write(body[5:])
+    answer_head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+    assert answer_head.startswith(b"HTTP/1.1 200")
+    writer.close()
+    began = time.monotonic()
+    assert await relay.stop() == 0
+    assert time.monotonic() - began < 10
+
+
+async def test_sigterm_during_a_hung_body_still_ends_within_ten_seconds(relay: RelayProcess) -> None:
+    write_config(relay.folder, NOWHERE)
+    await relay.start()
+    _, writer = await asyncio.open_connection(*relay.receiver_url.removeprefix("http://").split(":"))
+    writer.write(b"POST /in/github HTTP/1.1\r\nHost: r\r\nContent-Length: 100\r\n\r\nhalf")
+    await writer.drain()
+    began = time.monotonic()
+    assert await relay.stop() == 0
+    assert time.monotonic() - began < 10
+    writer.close()
+
+
+async def test_children_die_with_a_killed_relay(relay: RelayProcess) -> None:
+    write_config(relay.folder, NOWHERE)
+    await relay.start()
+    assert relay.process is not None
+    children = children_of(relay.process.pid)
+    assert children
+    relay.kill()
+    deadline = time.monotonic() + 5
+    while any(alive(pid) for pid in children):
+        assert time.monotonic() < deadline, "a sandbox child outlived its relay"
+        await asyncio.sleep(0.02)
+
+
+async def test_ready_and_healthy(relay: RelayProcess, http: aiohttp.ClientSession) -> None:
+    write_config(relay.folder, NOWHERE)
+    await relay.start()
+    for path in ("/healthz", "/readyz", "/metrics"):
+        async with http.get(relay.operator_url + path) as answer:
+            assert answer.status == 200, path
+
+
+async def test_a_second_relay_on_the_same_store_is_refused(relay: RelayProcess) -> None:
+    write_config(relay.folder, NOWHERE)
+    await relay.start()
+    config = (relay.folder / "relay.toml").read_text()
+    lines = [f'"port" = {free_port()}' if line.startswith('"port"') else line for line in config.splitlines()]
+    (relay.folder / "other.toml").write_text("\n".join(lines))
+    second = run_to_end(relay, "serve", "--config", "other.toml")
+    assert second.returncode in (2, 3)
+    assert "Traceback" not in second.stderr
+    assert relay.process is not None
+    assert str(relay.process.pid) in second.stderr
+
+
+async def test_a_port_in_use_is_named_with_its_key(relay: RelayProcess) -> None:
+    with subprocess.Popen([sys.executable, "-c", LISTEN], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        port = int(holder.stdout.readline())
+        write_config(relay.folder, NOWHERE, receiver={"port": port})
+        refused = run_to_end(relay, "serve")
+        holder.kill()
+    assert refused.returncode == 2
+    assert "receiver.port" in refused.stderr
+    assert str(port) in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+LISTEN = """
+import socket, time
+s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1], flush=True); time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("toml", "said"),
+    [
+        ("[sources.x]\nprovider = 'github'\n", "sources.x.secrets"),
+        ("[sources.x]\nprovider = 'githup'\nsecrets = ['s']\n", "github"),
+        ("[sources.x]\nprovider = 'none'\ntransform = 'absent.js'\n", "absent.js"),
+        ("[reciever]\nport = 1\n", "receiver"),
+        ("[receiver]\nports = 1\n", "port"),
+        ("[operator]\nhost = '0.0.0.0'\n", "token"),
+        ("[sources.x]\nprovider = 'github'\nsecrets = ['${NOT_SET_ANYWHERE}']\n", "NOT_SET_ANYWHERE"),
+        ("[sources.x]\nprovider = 'none'\ndestination = 'other'\n", "destinations.other"),
+        ("not toml", "TOML"),
+    ],
+)
+async def test_a_wrong_configuration_is_refused_with_the_place_and_the_remedy(
+    relay: RelayProcess, toml: str, said: str
+) -> None:
+    destination = "" if toml == "not toml" else f"[destinations.default]\nurl = '{NOWHERE}'\n"
+    (relay.folder / "relay.toml").write_text(destination + toml)
+    refused = run_to_end(relay, "serve")
+    assert refused.returncode == 2
+    assert "relay.toml" in refused.stderr
+    assert said in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+async def test_serve_without_a_configuration_says_what_to_do(relay: RelayProcess) -> None:
+    refused = run_to_end(relay, "serve")
+    assert refused.returncode == 2
+    assert "relay.example.toml" in refused.stderr

@@ -1,0 +1,158 @@
+"""A real `relay serve` in a process of its own, its log, and the ways to stop it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+GITHUB_SECRET = "it-is-a-secret-to-everybody"
+STRIPE_SECRET = "whsec_test_0123456789abcdef"
+
+PLAIN_TRANSFORM = """
+function transform(evt, headers, queryParams, raw) {
+  return { id: evt.id, name: "test/" + (evt.type || "received"), data: evt };
+}
+"""
+
+
+def free_port() -> int:
+    """A port that nobody listens on now; restarts need to find the same one again."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class RelayProcess:
+    """One relay in its own folder. `start` may be called again after a kill: the store stays."""
+
+    folder: Path
+    environ: dict[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+    receiver_url: str = ""
+    operator_url: str = ""
+    starts: int = 0
+
+    @property
+    def log_path(self) -> Path:
+        return self.folder / f"relay-{self.starts}.log"
+
+    async def start(self, *arguments: str, seconds: float = 20.0) -> RelayProcess:
+        """Start and wait for its relay.started line. Fails with the log's end when there is none."""
+        self.starts += 1
+        with self.log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "relay", *(arguments or ("serve",))],
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**clean_environ(), **self.environ},
+                start_new_session=True,
+            )
+        started = await self.wait_for_log("relay.started", seconds)
+        self.receiver_url, self.operator_url = started["receiver"], started["operator"]
+        return self
+
+    async def wait_for_log(self, event: str, seconds: float = 10.0) -> dict[str, Any]:
+        """The first log line of that name."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            for line in self.log_lines():
+                if line.get("event") == event:
+                    return line
+            if self.process is not None and self.process.poll() is not None:
+                break
+            await asyncio.sleep(0.01)
+        code = None if self.process is None else self.process.poll()
+        raise AssertionError(f"no {event} (exit code {code}); the log ends:\n{self.log_text()[-3000:]}")
+
+    def log_text(self) -> str:
+        return self.log_path.read_text("utf-8", "replace")
+
+    def log_lines(self) -> list[dict[str, Any]]:
+        lines: list[dict[str, Any]] = []
+        for line in self.log_text().splitlines():
+            try:
+                parsed = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(parsed, dict):
+                lines.append(parsed)
+        return lines
+
+    def kill(self) -> None:
+        """SIGKILL, to the main process only: its children have to notice by themselves."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    async def stop(self, seconds: float = 12.0) -> int:
+        """SIGTERM; the exit code."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return await asyncio.to_thread(self.process.wait, seconds)
+
+    def end(self) -> None:
+        """For fixtures: whatever state it is in, it and its children are gone afterwards."""
+        if self.process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def clean_environ() -> dict[str, str]:
+    """The environment without anything that would configure a relay."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("INNGEST_", "RELAY_"))}
+
+
+def write_config(
+    folder: Path,
+    sink_url: str,
+    *,
+    sources: Mapping[str, Mapping[str, Any]] | None = None,
+    scripts: Mapping[str, str] | None = None,
+    destinations: Mapping[str, Mapping[str, Any]] | None = None,
+    **sections: Mapping[str, Any],
+) -> Path:
+    """A relay.toml with quick retries, and its scripts, in `folder`."""
+    for name, text in {"plain.js": PLAIN_TRANSFORM, **(scripts or {})}.items():
+        (folder / name).write_text(text)
+    table: dict[str, Any] = {
+        "receiver": {"port": free_port(), **sections.pop("receiver", {})},
+        "operator": {"port": free_port(), **sections.pop("operator", {})},
+        **sections,
+        "destinations": destinations or {"default": destination(sink_url)},
+        "sources": sources or {"github": {"provider": "github", "secrets": [GITHUB_SECRET], "transform": "plain.js"}},
+    }
+    path = folder / "relay.toml"
+    path.write_text(to_toml(table))
+    return path
+
+
+def destination(sink_url: str, **keys: Any) -> dict[str, Any]:
+    quick = {"retry_delay_ms_min": 20, "retry_delay_ms_max": 200, "stopped_retry_seconds": 0.3, "request_seconds": 3.0}
+    return {"url": sink_url, "event_key": "test-key", **quick, **keys}
+
+
+def to_toml(table: Mapping[str, Any], prefix: str = "") -> str:
+    """TOML of nested tables of plain values (JSON's strings, numbers and lists are TOML's too)."""
+    plain = [f"{json.dumps(k)} = {json.dumps(v)}" for k, v in table.items() if not isinstance(v, Mapping)]
+    text = (f"[{prefix}]\n" if prefix else "") + "\n".join(plain) + "\n"
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            text += to_toml(value, f"{prefix}.{json.dumps(key)}" if prefix else json.dumps(key))
+    return text

@@ -1,0 +1,86 @@
+"""What the documentation must say: an undocumented setting, metric, code or preset fails here."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from relay import errors
+from relay.config import Destination, Operator, Receiver, Sandbox, Section, Source, StoreSettings
+from relay.presets import load_presets
+from relay.telemetry import Telemetry
+
+ROOT = Path(__file__).parents[2]
+OPERATING = (ROOT / "docs" / "operating.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("table", "model"),
+    [
+        ("receiver", Receiver),
+        ("operator", Operator),
+        ("store", StoreSettings),
+        ("sandbox", Sandbox),
+        ("destinations.X", Destination),
+        ("sources.X", Source),
+    ],
+)
+def test_every_setting_is_documented(table: str, model: type[Section]) -> None:
+    missing = [key for key in model.model_fields if f"`{table}.{key}`" not in OPERATING]
+    assert missing == []
+
+
+def test_every_metric_is_documented() -> None:
+    names = [m.name + ("_total" if m.type == "counter" else "") for m in Telemetry().registry.collect()]
+    assert [name for name in names if f"`{name}`" not in OPERATING] == []
+
+
+def test_every_code_is_documented_with_its_meaning() -> None:
+    meanings = {code: text for code, (_, text) in errors.REJECTIONS.items()}
+    meanings |= errors.TRANSFORM_FAILURES | errors.ATTEMPT_FAILURES
+    rows = {line.split("|")[1].strip(): line for line in OPERATING.splitlines() if line.startswith("| `")}
+    assert [code for code, text in meanings.items() if text not in rows.get(f"`{code}`", "")] == []
+
+
+def test_every_log_line_is_documented() -> None:
+    named: set[str] = set()
+    for path in (ROOT / "relay").rglob("*.py"):
+        named |= set(re.findall(r'\.log\(\s*f?"([a-z]+\.[a-z]+)"', path.read_text()))
+    assert named, "the pattern finds no log line at all"
+    assert sorted(name for name in named if f"`{name}`" not in OPERATING) == []
+
+
+def test_every_preset_is_documented() -> None:
+    text = (ROOT / "docs" / "providers.md").read_text()
+    assert [name for name in load_presets() if f"`{name}`" not in text] == []
+
+
+def test_every_dependency_has_its_line_of_why() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    block = project.split("dependencies = [")[1].split("]")[0]
+    names = re.findall(r'"([a-z0-9-]+)', block)
+    architecture = (ROOT / "ARCHITECTURE.md").read_text()
+    assert [name for name in names if name not in architecture] == []
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    broken = []
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+            if not target.startswith("http") and not (page.parent / target).exists():
+                broken.append(f"{page.name}: {target}")
+    assert broken == []
+
+
+def test_every_command_in_the_readme_exists() -> None:
+    help_text = subprocess.run(
+        [sys.executable, "-m", "relay", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    used = set(re.findall(r"(?:^|[`/ ])relay ([a-z]+)\b", (ROOT / "README.md").read_text(), re.M))
+    commands = {"serve", "dev", "check", "send", "transform", "deliveries", "events", "replay", "prune", "providers"}
+    assert commands <= set(re.findall(r"[a-z]+", help_text))
+    assert (used & {"check", "send", "transform", "deliveries", "events", "replay"}) <= commands

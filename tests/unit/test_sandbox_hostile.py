@@ -1,0 +1,140 @@
+"""Nothing one call does is seen by the next, and nothing a script does stops the others."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import time
+from pathlib import Path
+
+from relay.errors import TransformError
+from relay.sandbox import SandboxPool
+from tests.support.sandboxes import call, outcome, sandbox, script
+
+DATA = Path(__file__).parent.parent / "data"
+HOSTILE: dict[str, str] = json.loads((DATA / "hostile-transforms.json").read_text())
+RUNAWAY: dict[str, str] = json.loads((DATA / "runaway-transforms.json").read_text())
+BODY = '{"x":1,"__proto__":{"polluted":1},"constructor":{"prototype":{"polluted":2}}}'
+WITNESS = "const transform = (evt) => ({ seen: Object.keys(globalThis), odd: [{}.polluted, [].z, typeof cnt], evt })"
+
+
+async def test_a_hostile_script_leaves_nothing_behind() -> None:
+    """Every script runs twice in one child, with another between: the second result is the first one's."""
+    differences = {}
+    async with sandbox(processes=2, deadline_ms=100) as pool:
+
+        async def compare(name: str, text: str) -> None:
+            runs = [await outcome(pool, text, BODY), await witness(pool), await outcome(pool, text, BODY)]
+            if runs[0] != runs[2]:
+                differences[name] = (runs[0], runs[2])
+            assert runs[1] == untouched, name
+
+        untouched = await witness(pool)
+        for name, text in HOSTILE.items():
+            await compare(name, text)
+    assert differences == {}
+
+
+async def witness(pool: SandboxPool) -> str:
+    return await outcome(pool, WITNESS)
+
+
+async def test_first_results_are_those_of_unmodified_intrinsics() -> None:
+    expected = {
+        "module_array": '{"n":1}',
+        "implicit_global": '{"n":1}',
+        "globalThis_write": '{"n":1}',
+        "proto_pollute": '{"n":1}',
+        "symbol_for": "{}",
+        "async_ok": '{"n":1,"x":1}',
+        "thenable": '{"n":7}',
+        "thenable_twice": '{"n":7}',
+        "arrow_const": f'{{"n":{len(BODY)}}}',
+        "override_es5_inherit": '{"n":"A","c":true}',
+        "obj_payload_keys": '{"x":1,"constructor":{"prototype":{"polluted":2}}}',
+        "spread_payload_keys": BODY,
+        "pending_forever_ok": "error script_timed_out",
+        "oom_no_catch": "error script_out_of_memory",
+        "no_transform": "error script_invalid",
+        "undefined_ret": "nothing",
+        "fn_ret": "error invalid_event",
+        "throw_huge": "error script_raised",
+    }
+    async with sandbox() as pool:
+        assert {name: await outcome(pool, HOSTILE[name], BODY) for name in expected} == expected
+
+
+async def test_every_runaway_script_ends_while_others_are_answered() -> None:
+    async with sandbox(processes=2, deadline_ms=100) as pool:
+        runs = {name: asyncio.create_task(timed(pool, text)) for name, text in RUNAWAY.items()}
+        waits = []
+        while not all(run.done() for run in runs.values()):
+            began = time.perf_counter()
+            assert await outcome(pool, "const transform = (e) => e") == '{"x":1}'
+            waits.append(time.perf_counter() - began)
+            await asyncio.sleep(0.01)
+        codes = {name: run.result() for name, run in runs.items()}
+    allowed = {"error script_timed_out", "error script_out_of_memory", "error script_raised", "nothing"}
+    assert set(codes.values()) <= allowed, codes
+    assert codes["promise executor"] == codes["indexOf"] == codes["sort cb"] == "error script_timed_out"
+    assert statistics.median(waits) < 0.5, sorted(waits)[-5:]
+    assert max(waits) < 5
+
+
+async def timed(pool: SandboxPool, text: str) -> str:
+    async with asyncio.timeout(25):
+        return await outcome(pool, text)
+
+
+async def test_a_hanging_source_leaves_the_others_their_latency() -> None:
+    """Forty calls of a script that cannot be interrupted, and another script called one after the other."""
+    async with sandbox(processes=2, deadline_ms=100) as pool:
+        hanging = script("function transform() { for (;;) new Promise(() => { for (;;) {} }) }", "hangs.js")
+        floods = [asyncio.create_task(pool.run(hanging, call())) for _ in range(40)]
+        waits = []
+        for _ in range(60):
+            began = time.perf_counter()
+            assert await outcome(pool, "const transform = (e) => e") == '{"x":1}'
+            waits.append(time.perf_counter() - began)
+            await asyncio.sleep(0.01)
+        ended = [flood.result() for flood in floods if flood.done()]
+        for flood in floods:
+            flood.cancel()
+        await asyncio.gather(*floods, return_exceptions=True)
+    assert ended
+    assert all(isinstance(result, TransformError) and result.code == "script_timed_out" for result in ended)
+    assert statistics.median(waits) < 0.05, sorted(waits)
+    assert max(waits) < 2
+
+
+async def test_a_suspect_has_one_child_at_a_time() -> None:
+    async with sandbox(processes=3, deadline_ms=50) as pool:
+        spinning = script("function transform() { for (;;) {} }", "spins.js")
+        await pool.run(spinning, call())
+        more = [asyncio.create_task(pool.run(spinning, call())) for _ in range(6)]
+        most = 0
+        while not all(run.done() for run in more):
+            most = max(most, sum(running == spinning for running in pool._active.values()))
+            await asyncio.sleep(0.005)
+    assert most == 1
+
+
+async def test_memory_stays_flat_over_many_calls() -> None:
+    """Contexts, errors and warm spares are all given back: 600 calls cost the child less than 16 MiB."""
+    async with sandbox(deadline_ms=1000) as pool:
+        texts = ["function transform(e) { throw new Error('x') }", "const transform = (e) => ({ a: 'x'.repeat(1e5) })"]
+        await settle(pool, texts, 100)
+        before = resident_bytes(pool)
+        await settle(pool, texts, 500)
+        assert resident_bytes(pool) - before < 16 * 1024 * 1024
+
+
+async def settle(pool: SandboxPool, texts: list[str], times: int) -> None:
+    for turn in range(times):
+        await outcome(pool, texts[turn % len(texts)])
+
+
+def resident_bytes(pool: SandboxPool) -> int:
+    statm = [Path(f"/proc/{child.pid}/statm").read_text().split() for child in pool._children]
+    return sum(int(fields[1]) for fields in statm) * 4096
