@@ -33,6 +33,8 @@ from relay.supervisor import PRUNE_EVERY_SECONDS, STOP_SECONDS, Stopping, Superv
 from relay.telemetry import LibraryLines, Telemetry
 
 KEEPALIVE_SECONDS: Final = 60.0
+#: What a connection has left for its last answer once the drain is over.
+CUT_SECONDS: Final = 0.5
 #: Of STOP_SECONDS, what is left for closing the store after the stages have ended.
 CLOSE_SECONDS: Final = 1.0
 
@@ -125,7 +127,7 @@ class Relay:
             max_line_size=settings.header_bytes_max,
             keepalive_timeout=KEEPALIVE_SECONDS,  # also the time a new connection has for its headers
             lingering_time=LINGER_SECONDS,
-            shutdown_timeout=settings.drain_seconds,
+            shutdown_timeout=CUT_SECONDS,
         )
 
     async def unready_reasons(self) -> list[str]:
@@ -166,6 +168,9 @@ class Relay:
         self.stopping = True
         began = time.monotonic()
         self.telemetry.log("relay.stopping")
+        for site in list(self.public_listener.sites):
+            await site.stop()
+        await self.receiver.drain(self.config.receiver.drain_seconds)
         await self.public_listener.cleanup()
         left = max(0.5, STOP_SECONDS - CLOSE_SECONDS - (time.monotonic() - began))
         stages = (self.pipeline.stop(left), self.forwarder.stop())

@@ -50,12 +50,24 @@ class Receiver:
         self.telemetry, self.clock_ms = telemetry, clock_ms
         self.requests_held = 0
         self.bodies_bytes_held = 0
+        self.draining = False
+        self.drained = asyncio.Event()
 
     def app(self) -> web.Application:
         app = web.Application()
         app.router.add_route("*", "/in/{source}", self.receive, expect_handler=self.expect)
         app.router.add_route("*", "/{rest:.*}", self.receive, expect_handler=self.expect)
         return app
+
+    async def drain(self, seconds: float) -> None:
+        """Answer what is held, within so many seconds; what still comes on open connections is their last."""
+        self.draining = True
+        if self.requests_held:
+            try:
+                async with asyncio.timeout(seconds):
+                    await self.drained.wait()
+            except TimeoutError:
+                self.telemetry.log("requests.cut", level="warning", count=self.requests_held)
 
     async def take(self, http: web.Request) -> Answer:
         """The stage's main path: find the source, read, verify, store. Only Accepted means that anything was kept."""
@@ -96,10 +108,18 @@ class Receiver:
             self.telemetry.surprised("receiver", error)
             answer = Rejected("internal", "the relay could not handle this request, send it again")
         finally:
-            self.requests_held -= 1
-            self.bodies_bytes_held -= http.get("bytes_held", 0)
+            self.release(http)
         self.report(http, answer, time.perf_counter() - began)
-        return respond(answer)
+        response = respond(answer)
+        if self.draining:
+            response.force_close()
+        return response
+
+    def release(self, http: web.Request) -> None:
+        self.requests_held -= 1
+        self.bodies_bytes_held -= http.get("bytes_held", 0)
+        if self.draining and not self.requests_held:
+            self.drained.set()
 
     async def expect(self, http: web.Request) -> web.Response | None:
         """`Expect: 100-continue`: a request that will be refused is refused before its body is sent."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -23,22 +24,19 @@ DAY_MS: Final = 24 * 3600 * 1000
 
 
 class Stopping:
-    """Set by SIGTERM or SIGINT; a second signal ends the process at once."""
+    """Set by SIGTERM or SIGINT; Ctrl-C once more ends the process at once."""
 
     def __init__(self) -> None:
         self.event = asyncio.Event()
 
     def listen(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGTERM, self.event.set)
+        loop.add_signal_handler(signal.SIGINT, self.interrupt)
 
-    def stop(self) -> None:
+    def interrupt(self) -> None:
         if self.event.is_set():
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
-            signal.raise_signal(signal.SIGTERM)
+            os._exit(130)  # like a kill: what was acknowledged is on disk
         self.event.set()
 
 
@@ -71,7 +69,7 @@ class Supervisor:
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
-async def listen(app: web.Application, host: str, port: int, *, key: str, **limits: object) -> web.AppRunner:
+async def listen(app: web.Application, host: str, port: int, *, key: str, **limits: Any) -> web.AppRunner:
     """Open one listener. Raises ConfigError when the address cannot be had."""
     runner = web.AppRunner(app, access_log=None, **limits)
     await runner.setup()

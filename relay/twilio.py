@@ -43,7 +43,8 @@ def judge(reader: Reader, secrets: Sequence[str]) -> Rejected | None:
     form = form_of(reader.request)
     if not form and not body_matches_query(reader):
         return refuse(
-            "signature_mismatch", "nothing signed covers the body: no form, and no bodySHA256 that is its hash"
+            "signature_mismatch",
+            "nothing signed covers the body: no form (of a usual size), and no bodySHA256 that is its hash",
         )
     signature, signed = decode_base64(sent) or b"", flat(form)
     contents = [url + signed for url in url_variants(utf8(reader.url))]

@@ -244,6 +244,7 @@ async def test_odd_headers_are_kept(serving: RelayProcess, http: aiohttp.ClientS
         b"Content-Length: 2\r\nConnection: close\r\n\r\n{}"
     )
     raw = await asyncio.wait_for(reader.read(), 5)
+    writer.close()
     answer = json.loads(raw.split(b"\r\n\r\n", 1)[1])
     assert answer["status"] == "accepted"
     request = (await stored(http, serving, answer["id"]))["request"]

@@ -46,7 +46,7 @@ async def test_first_results_are_those_of_unmodified_intrinsics() -> None:
         "implicit_global": '{"n":1}',
         "globalThis_write": '{"n":1}',
         "proto_pollute": '{"n":1}',
-        "symbol_for": "{}",
+        "symbol_for": '{"n":"x"}',
         "async_ok": '{"n":1,"x":1}',
         "thenable": '{"n":7}',
         "thenable_twice": '{"n":7}',
