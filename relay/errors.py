@@ -47,7 +47,6 @@ TRANSFORM_FAILURES: Final[dict[str, str]] = {
     "body_unreadable": "the body is not in the coding its headers name, or its form holds too many fields",
     "output_too_large": "the script returned more than sandbox.output_bytes_max",
     "too_many_events": "the script returned more than sandbox.events_per_delivery_max events",
-    "body_undecodable": "the stored body can no longer be decoded (receiver.body_bytes_max was lowered since)",
     "internal": "the relay met a surprise with this delivery five times, which it logged",
     "invalid_event": "an event breaks one of Inngest's rules",
 }

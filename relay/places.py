@@ -25,7 +25,7 @@ from relay.models import RawHeaders, Request
 
 #: A longer delivery id or event type is replaced by its hash: ids are kept, indexed and logged.
 ID_CHARACTERS_MAX: Final = 255
-#: A longer form or query, or one of more fields, is not looked at: taking one apart costs, before anybody vouches for it.
+#: A longer form or query, or one of more fields, is not read: taking it apart costs before anybody vouches for it.
 FIELDS_MAX: Final = 10_000
 FIELDS_BYTES_MAX: Final = 256 * 1024
 HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")

@@ -41,6 +41,8 @@ SLOW_SECONDS: Final = 0.025
 SUSPECT_SECONDS: Final = 60.0
 #: How long a call may wait for a child, in seconds.
 QUEUE_SECONDS: Final = 30.0
+#: How many scripts may be known as quick; the others still run, but never take the last idle child.
+QUICK_MAX: Final = 10_000
 #: The second crash is the script's; a SIGKILL from outside is nobody's, up to this many.
 CRASHES_MAX: Final = 2
 KILLS_MAX: Final = 5
@@ -67,6 +69,7 @@ class SandboxPool:
         self._active: dict[Child, Script] = {}
         self._queue: OrderedDict[Script, deque[asyncio.Future[Child]]] = OrderedDict()
         self._suspects: dict[Script, float] = {}
+        self._quick: set[Script] = set()  # whose last call was not slow
         self._starting = 0
         self._starts: set[asyncio.Task[None]] = set()
         self._burials: set[asyncio.Task[None]] = set()
@@ -122,8 +125,10 @@ class SandboxPool:
         crashes = kills = 0
         while True:
             child = await self._turn(script)
+            began = self._loop.time()
             try:
                 reply = await child.ask(operation, script.text, *texts)
+                self._remember(script, self._loop.time() - began)
                 return self._judge(script, reply)
             except ChildHung as lost:
                 return self._timed_out(script, f"{script.file}: {self._limit_text('script_timed_out')}: it {lost}")
@@ -139,6 +144,13 @@ class SandboxPool:
                     return TransformError("script_crashed", f"{script.file}: ended its sandbox child twice: {lost}")
             finally:
                 self._release(child)
+
+    def _remember(self, script: Script, seconds: float) -> None:
+        """Quick or not. Scripts come from the configuration, so the set is small; it is bounded all the same."""
+        if seconds >= SLOW_SECONDS:
+            self._quick.discard(script)
+        elif len(self._quick) < QUICK_MAX:
+            self._quick.add(script)
 
     def _judge(self, script: Script, reply: Reply) -> Reply | TransformError:
         if reply.kind != sandbox_child.ERROR:
@@ -222,14 +234,15 @@ class SandboxPool:
         return next((script for script in self._queue if self._may_run(script)), None)
 
     def _may_run(self, script: Script) -> bool:
-        """A suspect has one child at a time; a slow script never takes the last one that is idle."""
+        """A suspect has one child at a time. The last idle child is kept for scripts that are known to be quick."""
         mine = [child for child, running in self._active.items() if running == script]
-        if not mine:
-            return True
-        if self._suspects.get(script, 0.0) > self._loop.time():
+        if mine and self._suspects.get(script, 0.0) > self._loop.time():
             return False
         slow = any(child.busy_seconds >= SLOW_SECONDS for child in mine)
-        return not slow or (len(mine) < self.settings.processes and len(self._idle()) > 1)
+        if slow and len(mine) >= self.settings.processes:
+            return False
+        spare = len(self._idle()) > 1 or (len(self._children) <= self.settings.processes and not self._starting)
+        return spare or (script in self._quick and not slow)
 
     def _refill(self) -> None:
         """Keep one child idle beside those at work, within twice the number that may run."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
-import importlib.util
 import json
 import signal
 import socket
@@ -17,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, Final
 
@@ -90,7 +90,7 @@ class Reply:
 def child_settings(settings: config.Sandbox, without: Collection[str]) -> dict[str, Any]:
     """What sandbox_child.main wants to know."""
     here = Path(__file__).resolve().parent.parent
-    spec = importlib.util.find_spec("_quickjs")
+    spec = PathFinder.find_spec("_quickjs")
     engine = Path(spec.origin).parent if spec and spec.origin else here
     return {
         "paths": [str(here), str(engine)],
@@ -142,8 +142,12 @@ class Child(asyncio.Protocol):
             child._transport, _ = await child.loop.create_connection(lambda: child, sock=ours)
             await child._be_ready()
         except BaseException:
+            child._ending = child._ending or ChildEnded("not started")
             child._process.kill()
             child._process.wait()
+            if hasattr(child, "_transport"):
+                child._transport.abort()
+                await child._ended
             ours.close()
             raise
         return child
@@ -228,7 +232,7 @@ class Child(asyncio.Protocol):
         waited = self.loop.time() - self._began
         clock = self._cpu_seconds()
         used = waited / 4 if clock is None else clock - self._began_cpu  # no clock: four deadlines of wall time
-        if used >= self.deadline_seconds:
+        if used >= self.deadline_seconds + GRACE_SECONDS / 2:
             self._end(ChildHung("used its time and could not be interrupted"))
         elif waited > STARVED_SECONDS + 10 * self.deadline_seconds:
             self._end(ChildStarved(f"a call had {used:.3f} s of CPU time in {waited:.1f} s"))
@@ -328,5 +332,5 @@ def check_packages() -> None:
     }
     if "quickjs" in installed:
         raise ConfigError(WRONG_ENGINE)
-    if importlib.util.find_spec("_quickjs") is None:
+    if PathFinder.find_spec("_quickjs") is None:
         raise ConfigError("the JavaScript engine is not installed: pip install quickjs-ng")

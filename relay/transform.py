@@ -144,7 +144,7 @@ def event_from(
     try:
         fields = ENVELOPE.decode(text)
     except (msgspec.DecodeError, RecursionError) as error:
-        if bytes(text[:1]) == b"{":
+        if bytes(text).startswith(b"{"):
             raise InvalidEventError(f"cannot be read: {error}") from error
         raise InvalidEventError(f"is {describe(bytes(text).decode())}, not an object") from error
     name = event_name(fields.name)

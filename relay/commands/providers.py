@@ -7,12 +7,14 @@ import argparse
 from relay.commands.arguments import Commands, add_command, add_json
 from relay.commands.output import EXIT_DONE, Column, Output
 from relay.presets import Preset, load_preset, load_presets
+from relay.provider_pages import provider_pages
 from relay.records import Json
 
 
 def register(commands: Commands) -> None:
     parser = add_command(commands, "providers", list_providers, "list the providers, or show one and what to paste")
     add_json(parser)
+    parser.add_argument("--markdown", action="store_true", help="print the generated part of docs/providers.md")
     actions = parser.add_subparsers(metavar="[list | show]", title="actions")
     add_json(add_command(actions, "list", list_providers, "all of them; what happens without a word, too"))
     show = add_command(actions, "show", show_provider, "one of them: its secret, what to paste where, its traps")
@@ -21,6 +23,10 @@ def register(commands: Commands) -> None:
 
 
 async def list_providers(args: argparse.Namespace, output: Output) -> int:
+    if getattr(args, "markdown", False):
+        for line in provider_pages(load_presets().values()).splitlines():
+            output.line(line)
+        return EXIT_DONE
     found = [provider_json(preset) for preset in load_presets().values()]
     if args.json:
         output.document(found)

@@ -80,6 +80,7 @@ class FakeInngest:
     accepted: deque[Accepted] = field(default_factory=lambda: deque(maxlen=ACCEPTED_MAX))
     requests: deque[Seen] = field(default_factory=lambda: deque(maxlen=REQUESTS_MAX))
     modes: dict[tuple[str, str | None], Mode] = field(default_factory=dict)
+    begun: int = 0  # requests that have arrived whole, answered or not
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def __aenter__(self) -> Self:
@@ -134,6 +135,7 @@ class FakeInngest:
     async def _receive(self, request: web.Request, key: str) -> web.StreamResponse:
         environment = request.headers.get("x-inngest-env")
         body, mode = await request.read(), self._mode_for(key, environment)
+        self.begun += 1
         count, answer = await self._answer(request, key, environment, body, mode)
         seen = Seen(key, environment, count, answer.status, asyncio.get_running_loop().time())
         async with self.changed:

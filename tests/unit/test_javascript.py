@@ -260,6 +260,8 @@ class TestSeconds:
             "return { name: 'a', data: { name: 'b', ts: evt.created } };",
             "var data = {}; data.ts = evt.created; return { name: 'a', data: data };",
             "return { name: 'a', data: evt, created: evt.created };",
+            "var parts = { ts: evt.created }; return { name: 'a', data: parts };",
+            "var at = evt.created; at = at * 1000; return { name: 'a', ts: at };",
         ],
     )
     def test_what_is_no_events_ts(self, statements: str) -> None:
@@ -290,6 +292,9 @@ class TestSkipped:
 
     def test_newer_syntax_is_not_accused_of_anything(self) -> None:
         assert codes("const transform = (evt) => fetch(evt);") == ["lint_skipped"]
+
+    def test_transform_may_be_spelt_with_an_escape(self) -> None:
+        assert codes("var tr\\u0061nsform = (evt) => null;") == ["lint_skipped"]
 
     def test_names_the_line_where_the_parser_stopped(self) -> None:
         assert lint("function transform(evt) {\n  return null;\n}\nconst f = () => 1;")[-1].line == 4

@@ -163,6 +163,8 @@ async def test_an_old_engine_is_known_by_what_it_cannot_do(tmp_path: Path, monke
         "    context = real.Context()\n"
         "    context.eval('delete Array.prototype.at')\n"
         "    return context\n"
+        "import sys, types\n"  # loading the real one has put it into sys.modules
+        "sys.modules['_quickjs'] = types.SimpleNamespace(Context=Context, JSException=JSException)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigError, match="quickjs-ng"):

@@ -145,10 +145,10 @@ FORM_TYPE = "application/x-www-form-urlencoded"
 
 class TestTwilio:
     validator = RequestValidator("12345")
-    params = Params(parse_qsl(FORM, keep_blank_values=True))
+    form: Params = Params(parse_qsl(FORM, keep_blank_values=True))
 
     def judged(self, url: str, signed_url: str, body: str = FORM, kind: str = FORM_TYPE, **more: str) -> str:
-        params = self.params if kind == FORM_TYPE else {}
+        params: object = self.form if kind == FORM_TYPE else {}
         algorithm = more.pop("algorithm", None)
         signature = self.validator.compute_signature(signed_url, params, algorithm)
         sent = {"Content-Type": kind, "X-Twilio-Signature": signature, **more}
@@ -194,7 +194,7 @@ class TestTwilio:
     def test_the_library_believes_us(self) -> None:
         request = signed("twilio", "12345", FORM, NOW, "https://example.com/in/t?a=1", FORM_TYPE)
         signature = request.header("X-Twilio-Signature")
-        assert self.validator.validate("https://example.com/in/t?a=1", self.params, signature)
+        assert self.validator.validate("https://example.com/in/t?a=1", self.form, signature)
         assert request.header("I-Twilio-Idempotency-Token") == "msg_1"
 
     def test_we_do_not_sign_what_we_would_refuse(self) -> None:

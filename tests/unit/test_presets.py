@@ -1,0 +1,257 @@
+"""The shipped presets as data, the mistakes that one can make in a file, secrets' forms, handshakes."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import json
+import re
+import shutil
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from relay.errors import ConfigError
+from relay.presets import FOLDER, HandshakeAnswer, Preset, answer_handshake, load_presets, preset_for, secret_problems
+from relay.verify import Verified
+from tests.support.requests import NOW, URL, judge, request_to
+
+PRESETS = load_presets()
+SHIPPED = [
+    "clerk",
+    "github",
+    "github_sha1_legacy",
+    "gitlab",
+    "gitlab_signing",
+    "gitlab_token",
+    "hmac",
+    "intercom",
+    "linear",
+    "none",
+    "resend",
+    "shopify",
+    "slack",
+    "standard_webhooks",
+    "stripe",
+    "svix",
+    "token",
+    "twilio",
+]
+
+
+def test_all_are_there() -> None:
+    assert set(SHIPPED) <= set(PRESETS)
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=list(PRESETS))
+def test_complete(preset: Preset) -> None:
+    assert preset.docs_url.startswith("https://")
+    assert preset.title
+    assert preset.paste
+    assert preset.secret_form
+    assert preset.traps
+    assert preset.samples
+    assert preset.scheme.delivery_id or preset.name == "none"
+    assert preset.scheme.event_type or preset.name in ("hmac", "token", "none")
+    assert len({sample.event for sample in preset.samples}) == len(preset.samples)
+    assert preset.scheme.open == (preset.name == "none")
+
+
+def test_samples_are_new_each_time() -> None:
+    sample = PRESETS["stripe"].sample("invoice.paid")
+    one = sample.request("/in/stripe", now_s=NOW + 0.7, delivery_id="A")
+    event = json.loads(one.body)
+    assert (event["id"], event["created"], event["type"]) == ("evt_A", NOW, "invoice.paid")
+    assert (one.method, one.path, one.header("content-type")) == ("POST", "/in/stripe", "application/json")
+    assert sample.request("/in/stripe", now_s=NOW, delivery_id="B").body != one.body
+    assert PRESETS["github"].sample().event == "push"
+    assert {"push", "pull_request", "issues", "ping"} <= {sample.event for sample in PRESETS["github"].samples}
+    with pytest.raises(ConfigError, match="did you mean 'issues'"):
+        PRESETS["github"].sample("isues")
+
+
+def test_an_unknown_provider_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'stripe'") as caught:
+        preset_for("strpie", {}, file=Path("relay.toml"), key="sources.pay")
+    assert (caught.value.file, caught.value.key) == ("relay.toml", "sources.pay.provider")
+    for odd in ("", "../config", "STRIPE", "stripe.toml"):
+        with pytest.raises(ConfigError):
+            preset_for(odd, {}, file=None, key="sources.pay")
+
+
+MISTAKES = [
+    ("stripe", 'kind = "mac"', 'kind = "mack"', "scheme.kind", "did you mean 'mac'?"),
+    ("stripe", 'kind = "mac"', 'kind = "jwt"', "scheme.kind", "'jwt' is not known"),
+    ("stripe", 'kind = "mac"\n', "", "scheme.kind", "is required"),
+    ("stripe", 'algorithm = "sha256"', 'algorithm = "md5"', "scheme.algorithm", "'md5' is not known"),
+    ("stripe", 'algorithm = "sha256"', 'algoritm = "sha256"', "scheme.algorithm", "is required"),
+    ("stripe", 'encoding = "hex"', 'encoding = "hex"\nencodingg = "x"', "scheme.encodingg", "did you mean 'encoding'?"),
+    ("stripe", 'content = "{t}.{body}"', 'content = "{time}.{body}"', "scheme.content", "there is no value 'time'"),
+    ("stripe", "'(?:^|,)\\s*v1=([^,\\s]+)'", "'v1=('", "scheme.signature.pattern", "is not a regular expression"),
+    ("stripe", "'(?:^|,)\\s*t=(\\d+)'", "'t=\\d+'", "scheme.values.t.pattern", "exactly one group"),
+    ("stripe", 'from = "header:stripe-signature"', 'from = "hedder:x"', "scheme.signature.from", "is no place"),
+    ("stripe", 'from = "value:t"', 'from = "value:u"', "scheme.timestamp.from", "there is no value 'u'"),
+    ("stripe", 'unit = "s"', 'unit = "sec"', "scheme.timestamp.unit", "is not known"),
+    (
+        "stripe",
+        "tolerance_seconds = 300",
+        'tolerance_seconds = "300"',
+        "scheme.timestamp.tolerance_seconds",
+        "a number",
+    ),
+    ("stripe", 'delivery_id = "json:id"', "delivery_id = 7", "scheme.delivery_id", "a string or a list"),
+    ("stripe", 'title = "Stripe"', 'titel = "Stripe"', "title", "is required"),
+    ("stripe", 'title = "Stripe"', 'title = "Stripe"\ncolour = "blue"', "colour", "there is no key 'colour'"),
+    ("stripe", "[[samples]]", "[[sample]]", "sample", "did you mean 'samples'?"),
+    ("stripe", "'^(sk|rk|pk)_(test|live)_'", "'('", "secret_mistakes", "is not a regular expression"),
+    ("stripe", '{"id":"evt_@id@"', '"id":"evt_@id@"', "samples[0].body", "Extra data"),
+    ("slack", '"url_verification" }', "7 }", "handshake.when.json:type", "must be a string"),
+    ("slack", 'body = "{json:challenge}"', 'body = "{challenge}"', "handshake.body", "there is no value"),
+    ("twilio", 'name = "twilio"', 'name = "twillio"', "scheme.name", "did you mean 'twilio'?"),
+    ("gitlab", 'preset = "gitlab_token"', 'preset = "gitlab"', "scheme.choices[1].preset", "no other preset"),
+    ("gitlab", '\n[[scheme.choices]]\npreset = "gitlab_token"', "", "scheme.choices", "must take every secret"),
+    ("gitlab_token", 'from = "header:x-gitlab-token"', "", "scheme.token.from", "is required"),
+]
+
+
+@pytest.mark.parametrize(("name", "old", "new", "key", "words"), MISTAKES, ids=lambda value: str(value)[:30])
+def test_a_mistake_in_a_file_names_file_and_key(
+    tmp_path: Path, name: str, old: str, new: str, key: str, words: str
+) -> None:
+    folder = tmp_path / "providers"
+    shutil.copytree(FOLDER, folder)
+    text = (folder / f"{name}.toml").read_text("utf-8")
+    assert old in text
+    (folder / f"{name}.toml").write_text(text.replace(old, new), "utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_presets(folder)
+    assert caught.value.file == str(folder / f"{name}.toml")
+    assert caught.value.key == key
+    assert words in caught.value.message
+
+
+def test_what_is_no_toml_is_named(tmp_path: Path) -> None:
+    (tmp_path / "acme.toml").write_text("title = ")
+    with pytest.raises(ConfigError, match=re.escape(f"{tmp_path / 'acme.toml'}: is not TOML")):
+        load_presets(tmp_path)
+
+
+WHSEC = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+@pytest.mark.parametrize(
+    ("name", "secrets", "words"),
+    [
+        ("stripe", [], "needs a secret"),
+        ("github", [""], "secrets[0] is empty"),
+        ("github", ["fine", "copied badly\n"], "secrets[1] begins or ends with white space"),
+        ("stripe", ["sk_test_abc"], "is an API key"),
+        ("stripe", ["rk_live_abc"], "is an API key"),
+        ("github", ["ghp_abcdef"], "is an access token"),
+        ("slack", ["xoxb-1-2"], "is an API token"),
+        ("shopify", ["shpat_123"], "is an access token"),
+        ("linear", ["lin_api_123"], "is an API key"),
+        ("twilio", ["AC" + "0" * 32], "is a SID"),
+        ("gitlab", ["glpat-123"], "is an access token"),
+        ("gitlab", ["plain", "whsec_not base64"], "secrets[1] is not base64"),
+        ("svix", ["whsec_!!!"], "is not base64"),
+        ("svix", ["whsec_"], "is not base64"),
+        ("clerk", ["sk_test_abcd"], "is an API key"),
+        ("none", ["x"], "takes no secret"),
+    ],
+)
+def test_secret_problems(name: str, secrets: list[str], words: str) -> None:
+    problems = secret_problems(PRESETS[name], secrets)
+    assert len(problems) == 1
+    assert words in problems[0]
+    assert not any(secret in problems[0] for secret in secrets if len(secret) > 6)
+
+
+@pytest.mark.parametrize(
+    ("name", "secrets"),
+    [
+        ("stripe", ["whsec_x", "anything"]),
+        ("github", ["any text"]),
+        ("gitlab", ["plain", WHSEC]),
+        ("svix", [WHSEC, WHSEC.removeprefix("whsec_")]),
+        ("twilio", ["12345"]),
+        ("none", []),
+    ],
+)
+def test_secrets_that_may_be_right(name: str, secrets: list[str]) -> None:
+    assert secret_problems(PRESETS[name], secrets) == []
+
+
+class TestSlackHandshake:
+    BODY = (
+        b'{"token":"Jhj5dZrVaK7ZwHHjRyZWjbDl","challenge":"3eZbrw1aBm2rZgRNFdxV2595E9CY3gmdALWMmHkvFXO7tYXAYM8P"'
+        b',"type":"url_verification"}'
+    )
+
+    def test_answered_exactly(self) -> None:
+        headers = {
+            "Content-Type": "application/json",
+            "X-Slack-Request-Timestamp": "1760000000",
+            "X-Slack-Signature": "v0=d01ad936b6c7fd2520575c1d4614956abb624c03ebfeb9d7c9447ceb5c371fe0",
+        }
+        request = request_to(URL, headers, self.BODY)
+        assert isinstance(judge(PRESETS["slack"].scheme, ["fake_slack_signing_secret"], request), Verified)
+        challenge = b"3eZbrw1aBm2rZgRNFdxV2595E9CY3gmdALWMmHkvFXO7tYXAYM8P"
+        expected = HandshakeAnswer(200, {"Content-Type": "text/plain"}, challenge)
+        assert answer_handshake(PRESETS["slack"], request, self.BODY) == expected
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b'{"type":"event_callback","challenge":"x"}',
+            b'{"type":"url_verification"}',
+            b'{"type":"url_verification","challenge":{"a":1}}',
+            b'{"event":{"type":"url_verification"},"challenge":"x"}',
+            b"type=url_verification&challenge=x",
+            b"",
+            b"[" * 100_000,
+        ],
+    )
+    def test_other_bodies_are_deliveries(self, body: bytes) -> None:
+        assert answer_handshake(PRESETS["slack"], request_to(URL, {}, body), body) is None
+
+    def test_nobody_else_answers(self) -> None:
+        request = request_to(URL, {}, self.BODY)
+        others = [preset for preset in PRESETS.values() if preset.name != "slack"]
+        assert not any(answer_handshake(preset, request, self.BODY) for preset in others)
+
+
+def test_a_preset_that_is_not_shipped_is_some_lines_of_toml(tmp_path: Path) -> None:
+    """The format has room for what other providers need: a place in the query, a joined id, a key in hex."""
+    (tmp_path / "acme.toml").write_text(
+        """
+title = "Acme"
+docs_url = "https://acme.example/docs"
+paste = "here"
+secret_form = "hex"
+[scheme]
+kind = "mac"
+algorithm = "sha512"
+encoding = "base64"
+content = "{method}{url_noquery}{t}{body}"
+delivery_id = "{json:items.0.id}+{header:x-kind}"
+[scheme.key]
+encoding = "hex"
+[scheme.signature]
+from = "query:sig"
+[scheme.values.t]
+from = "json:at"
+[scheme.timestamp]
+from = "value:t"
+unit = "ms"
+tolerance_seconds = 5
+""",
+        "utf-8",
+    )
+    preset = load_presets(tmp_path)["acme"]
+    body = b'{"items":[{"id":7}],"at":%d000}' % NOW
+    digest = hmac.digest(b"\x01\x02", b"POST" + URL.encode() + b"%d000" % NOW + body, "sha512")
+    url = f"{URL}?sig={quote(base64.b64encode(digest))}"
+    answer = judge(preset.scheme, ["0102"], request_to(url, {"X-Kind": "k"}, body), url)
+    assert answer == Verified("7+k", None)
