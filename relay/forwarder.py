@@ -171,14 +171,17 @@ class Forwarder:
             pass
 
     async def _drain(self) -> None:
+        """Let the lanes end; those that take too long, or all when this is cancelled too, give their events back."""
         tasks = list(self._tasks.values())
-        if not tasks:
-            return
-        _, late = await asyncio.wait(tasks, timeout=self._drain_seconds)
-        for task in late:
-            task.cancel()
-        if late:
-            await asyncio.wait(late, timeout=1.0)
+        try:
+            if tasks:
+                await asyncio.wait(tasks, timeout=self._drain_seconds)
+        finally:
+            late = [task for task in tasks if not task.done()]
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late, timeout=1.0)
 
     # ── one lane ─────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -125,10 +125,9 @@ class SandboxPool:
         crashes = kills = 0
         while True:
             child = await self._turn(script)
-            began = self._loop.time()
             try:
                 reply = await child.ask(operation, script.text, *texts)
-                self._remember(script, self._loop.time() - began)
+                self._remember(script, child.used_seconds)
                 return self._judge(script, reply)
             except ChildHung as lost:
                 return self._timed_out(script, f"{script.file}: {self._limit_text('script_timed_out')}: it {lost}")

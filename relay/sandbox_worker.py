@@ -123,6 +123,7 @@ class Child(asyncio.Protocol):
         self._ending: ChildLost | None = None  # why we ended it ourselves
         self._watch: asyncio.TimerHandle | None = None
         self._began, self._began_cpu = 0.0, 0.0
+        self.used_seconds = 0.0  # of the last call that was answered: CPU time where the system tells it
 
     @classmethod
     async def start(
@@ -195,7 +196,10 @@ class Child(asyncio.Protocol):
         self._transport.writelines(encode_request(operation, self._number, (script, *texts)))
         self._watch = self.loop.call_later(self.deadline_seconds + GRACE_SECONDS, self._look)
         try:
-            return await self._answer
+            reply = await self._answer
+            cpu = self._cpu_seconds()
+            self.used_seconds = self.busy_seconds if cpu is None else cpu - self._began_cpu
+            return reply
         except asyncio.CancelledError:
             self.kill()  # it may be anywhere in the call
             raise

@@ -21,12 +21,15 @@ from typing import Any, Final
 
 from relay import twilio
 from relay.encodings import DECODE, DIGEST_BYTES, Key
-from relay.places import Place, parse_place, parse_template, utf8
+from relay.places import Place, Template, parse_place, parse_template, utf8
 from relay.schemes import BySecret, Function, Mac, Open, Part, Scheme, Timestamp, Token
 from relay.tables import Table
 
 #: Loads another preset's scheme by its name, for by_secret.
 Other = Callable[[str], Scheme]
+
+#: Named values: a part of some place, or a pattern over the signature's header.
+Values = tuple[tuple[str, Part | re.Pattern[bytes]], ...]
 
 #: Where a generic source looks for the sender's delivery id. Nothing else: a wrong guess would drop real deliveries.
 GENERIC_DELIVERY_ID: Final = tuple(parse_place(text) for text in ("header:webhook-id", "header:idempotency-key"))
@@ -68,23 +71,15 @@ def generic_hmac(table: Table) -> Scheme:
     place = table.compiled("header", f"header:{header}", parse_place)
     algorithm = table.choice("algorithm", list(DIGEST_BYTES), "sha256")
     encoding = table.choice("encoding", [name for name in DECODE if name != "hex_lower"], "hex")
-    prefix, pattern = table.text("prefix", ""), table.pattern("pattern")
-    if prefix and pattern:
-        raise table.error("prefix and pattern exclude each other: put the prefix into the pattern", "pattern")
-    time_header, time_pattern = table.text("timestamp_header", None), table.pattern("timestamp_pattern")
-    unit = table.choice("timestamp_unit", UNITS, "s")
-    tolerance = table.seconds("tolerance_seconds", 300.0 if time_header or time_pattern else None)
-    content = table.text("content", "{body}")
-    values, names = generic_time(table, header, time_header, time_pattern)
-    if not names and tolerance is not None:
-        raise table.error("needs timestamp_header or timestamp_pattern: where the time is", "tolerance_seconds")
-    template = table.compiled("content", content, lambda text: parse_template(text, names))
-    if names and "t" not in re.findall(r"\{([^{}]*)\}", content):
-        raise table.error('must hold {t}, or the time is not signed: for instance "{t}.{body}"', "content")
+    prefix, pattern = read_prefix_or_pattern(table)
     key = Key(table.choice("key_encoding", KEY_ENCODINGS, "utf8"), table.texts("key_strip") or ())
-    signed = "{signature}" if pattern else prefix + "{signature}"
+    time_header, values, names = generic_time(table, header)
+    timestamp = generic_timestamp(table, names)
+    content = generic_content(table, names)
     common = generic_places(table)
     table.done()
+    signed = {time_header: "{t}"} if time_header else {}
+    signed[header] = "{signature}" if pattern else prefix + "{signature}"
     return Mac(
         **common,
         algorithm=algorithm,
@@ -93,28 +88,38 @@ def generic_hmac(table: Table) -> Scheme:
         signature=Part(place, utf8(prefix), pattern),
         join=b"," if pattern else None,
         values=values,
-        content=template,
-        timestamp=Timestamp(parse_place("value:t", names), unit, tolerance, tolerance) if names else None,
-        sign_headers=tuple(
-            {
-                **generic_sign(common["delivery_id"]),
-                **({time_header: "{t}"} if time_header else {}),
-                header: signed,
-            }.items()
-        ),
+        content=content,
+        timestamp=timestamp,
+        sign_headers=tuple((generic_sign(common["delivery_id"]) | signed).items()),
     )
 
 
-def generic_time(
-    table: Table, header: str, time_header: str | None, pattern: re.Pattern[bytes] | None
-) -> tuple[tuple[tuple[str, Part | re.Pattern[bytes]], ...], dict[str, str]]:
-    """The value `t`: in its own header, or found by a pattern, else in the signature's header."""
+def generic_time(table: Table, header: str) -> tuple[str | None, Values, dict[str, str]]:
+    """The time's own header, the value `t`, and what messages call it: a header, or a pattern in the signature's."""
+    time_header, pattern = table.text("timestamp_header", None), table.pattern("timestamp_pattern")
     if time_header is not None:
         place = table.compiled("timestamp_header", f"header:{time_header}", parse_place)
-        return (("t", Part(place, pattern=pattern)),), {"t": str(place)}
+        return time_header, (("t", Part(place, pattern=pattern)),), {"t": str(place)}
     if pattern is not None:
-        return (("t", pattern),), {"t": f"the time in header {header}"}
-    return (), {}
+        return None, (("t", pattern),), {"t": f"the time in header {header}"}
+    return None, (), {}
+
+
+def generic_timestamp(table: Table, names: Mapping[str, str]) -> Timestamp | None:
+    unit = table.choice("timestamp_unit", UNITS, "s")
+    tolerance = table.seconds("tolerance_seconds", 300.0 if names else None)
+    if names:
+        return Timestamp(parse_place("value:t", names), unit, tolerance, tolerance)
+    if tolerance is not None:
+        raise table.error("needs timestamp_header or timestamp_pattern: where the time is", "tolerance_seconds")
+    return None
+
+
+def generic_content(table: Table, names: Mapping[str, str]) -> Template:
+    text = table.text("content", "{body}")
+    if names and "{t}" not in text:
+        raise table.error('must hold {t}, or the time is not signed: for instance "{t}.{body}"', "content")
+    return table.compiled("content", text, lambda content: parse_template(content, names))
 
 
 def generic_token(table: Table) -> Scheme:
@@ -216,10 +221,15 @@ def read_open(table: Table, common: Mapping[str, Any], other: Other) -> Scheme:
 
 def read_part(table: Table) -> Part:
     place = table.compiled("from", table.text("from"), parse_place)
+    prefix, pattern = read_prefix_or_pattern(table)
+    return Part(place, utf8(prefix), pattern)
+
+
+def read_prefix_or_pattern(table: Table) -> tuple[str, re.Pattern[bytes] | None]:
     prefix, pattern = table.text("prefix", ""), table.pattern("pattern")
     if prefix and pattern:
         raise table.error("prefix and pattern exclude each other: put the prefix into the pattern", "pattern")
-    return Part(place, utf8(prefix), pattern)
+    return prefix, pattern
 
 
 def read_signature(table: Table) -> tuple[Part, bytes | None]:
@@ -229,9 +239,7 @@ def read_signature(table: Table) -> tuple[Part, bytes | None]:
     return part, None if join is None else utf8(join)
 
 
-def read_values(
-    table: Table, signature: Place
-) -> tuple[tuple[tuple[str, Part | re.Pattern[bytes]], ...], dict[str, str]]:
+def read_values(table: Table, signature: Place) -> tuple[Values, dict[str, str]]:
     """The named values, and what messages call each."""
     outer = table.table("values")
     values: list[tuple[str, Part | re.Pattern[bytes]]] = []

@@ -79,7 +79,7 @@ async def test_every_runaway_script_ends_while_others_are_answered() -> None:
     assert set(codes.values()) <= allowed, codes
     assert codes["promise executor"] == codes["indexOf"] == codes["sort cb"] == "error script_timed_out"
     assert statistics.median(waits) < 0.5, sorted(waits)[-5:]
-    assert max(waits) < 5
+    assert max(waits) < 5, sorted(waits)[-5:]
 
 
 async def timed(pool: SandboxPool, text: str) -> str:

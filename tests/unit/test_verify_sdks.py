@@ -174,6 +174,18 @@ class TestTwilio:
         assert self.judged(URL, URL, algorithm="HMAC_SHA1", **settings) == "signature_mismatch"
         assert self.judged(URL, URL, algorithm="HMAC_SHA256") == "signature_mismatch"
 
+    def test_two_algorithms_are_refused(self) -> None:
+        settings = {"X-Twilio-Webhooks-Signature-Settings": "algorithm=HMAC_SHA256,algorithm=HMAC_SHA1"}
+        for algorithm in ("HMAC_SHA1", "HMAC_SHA256"):
+            assert self.judged(URL, URL, algorithm=algorithm, **settings) == "signature_mismatch"
+
+    def test_a_form_of_an_unusual_size_is_not_taken_apart(self) -> None:
+        body = "A=" + "x" * 300_000
+        signature = self.validator.compute_signature(URL, {"A": "x" * 300_000})
+        sent = {"Content-Type": FORM_TYPE, "X-Twilio-Signature": signature}
+        answer = judge(PRESETS["twilio"].scheme, ["12345"], request_to(URL, sent, body.encode()))
+        assert code(answer) == "signature_mismatch"
+
     def test_a_body_that_nothing_signed_covers_is_refused(self) -> None:
         assert self.judged(URL, URL, '{"a":1}', "application/json") == "signature_mismatch"
         assert self.judged(URL, URL, "", "application/json") == "verified"

@@ -1,0 +1,55 @@
+# make dev    sets everything up, then runs the relay (the next time it starts at once)
+# make test   installs what the tests need and runs them all
+# make check  ruff, format and mypy
+# Needs Python 3.11 or newer (with venv and pip), make and git. PYTHON=... names another interpreter.
+
+VENV ?= .venv
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+RUN_STAMP := $(VENV)/.stamp-run
+DEV_STAMP := $(VENV)/.stamp-dev
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help dev test check format clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+dev: $(RUN_STAMP)
+	@exec $(BIN)/relay dev
+
+test: $(DEV_STAMP)
+	$(BIN)/python -m pytest -n auto $(TESTS)
+
+check: $(DEV_STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(DEV_STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "relay needs Python 3.11 or newer: install it, or name it with make PYTHON=/path/to/python" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "relay needs Python 3.11 or newer, and $(PYTHON) is not: name another with make PYTHON=/path/to/python" >&2; exit 1; }
+	@"$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "the virtual environment could not be made: install Python's venv and pip (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
+
+# Installed again when the dependencies change; otherwise there is nothing to do and nothing to wait for.
+$(RUN_STAMP): pyproject.toml | $(BIN)/python
+	@echo "installing the relay into $(VENV) ..."
+	@$(PIP) --editable .
+	@touch $@
+
+$(DEV_STAMP): pyproject.toml | $(BIN)/python
+	@echo "installing the relay and what its tests need into $(VENV) ..."
+	@$(PIP) --editable ".[dev]"
+	@touch $(RUN_STAMP) $@
