@@ -61,6 +61,9 @@ async def run_relay(config: Config, *, telemetry: Telemetry, dev: bool = False) 
         relay = Relay(config, sources, store, pool, sinks, telemetry)
         await relay.start()
         await relay.announce()
+        for sink in sinks.values():
+            if isinstance(sink, DevSink):
+                await sink.answers()  # says at once where events go
         await stopping.event.wait()
         await relay.stop()
     telemetry.log("relay.stopped")
@@ -81,7 +84,7 @@ class Relay:
     ) -> None:
         self.config, self.sources, self.store, self.pool, self.telemetry = config, sources, store, pool, telemetry
         self.receiver = Receiver(store, sources, config.receiver, telemetry, now_ms)
-        self.pipeline = Pipeline(store, pool, sources, config.destinations, config.sandbox, telemetry)
+        self.pipeline = Pipeline(store, pool, sources, config, telemetry)
         self.forwarder = Forwarder(store, sinks, config.destinations, telemetry, now_ms)
         self.supervisor = Supervisor(telemetry)
         self.stopping = False

@@ -3,7 +3,7 @@
 {"method": "POST", "path": "/in/stripe", "query": "a=1", "headers": {"Name": "value"} or [["Name", "value"], …],
  "json": any value | "body": "text" | "body_base64": "…", "received_ms": 1700000000000}
 
-Everything is optional; docs/transforms.md explains each key.
+Everything is optional; docs/transforms.md explains each key. What `relay deliveries show ID --json` prints is read too.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def read_case(path: Path) -> Request:
 
 def load_case(path: Path) -> Case:
     """The request in the file and its time of receipt. Raises ConfigError like read_case."""
-    table = _read_object(path)
+    table = _unwrapped(_read_object(path))
     _check_keys(table, path)
     body, content_type = _body(table, path)
     headers = _headers(table.get("headers", {}), path)
@@ -65,6 +65,16 @@ def _read_object(path: Path) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise ConfigError('must hold one JSON object: {"headers": {…}, "json": {…}}', file=path)
     return table
+
+
+def _unwrapped(table: dict[str, Any]) -> dict[str, Any]:
+    """What `relay deliveries show ID --json` prints is a case, too: the request of a delivery that really came."""
+    request = table.get("request")
+    if not isinstance(request, dict) or "body_encoding" not in request:
+        return table
+    kept = {key: request[key] for key in ("method", "path", "query", "headers") if key in request}
+    body = "body_base64" if request["body_encoding"] == "base64" else "body"
+    return {**kept, body: request.get("body", ""), "received_ms": table.get("received_ms")}
 
 
 def _check_keys(table: dict[str, Any], path: Path) -> None:

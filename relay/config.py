@@ -251,6 +251,15 @@ def dev_table(environ: Mapping[str, str], folder: Path, secrets: Mapping[str, st
     }
 
 
+def without_cloud(config: Config) -> Config:
+    """For `relay dev` with a relay.toml: what would go to Inngest Cloud goes to a Dev Server instead."""
+    destinations = {
+        name: table.model_copy(update={"url": DEV_SERVER_URL}) if is_cloud(table.url) else table
+        for name, table in config.destinations.items()
+    }
+    return config.model_copy(update={"destinations": destinations})
+
+
 def shipped_transforms() -> Path:
     """The folder of transforms that come with the relay: in the installed package, else in the checkout."""
     installed = Path(__file__).parent / "shipped_transforms"
@@ -282,7 +291,7 @@ def default_destinations(
         url = table.get("url", CLOUD_URL)
         if not table.get("event_key") and isinstance(url, str):
             if is_cloud(url):
-                message = f"{url} needs an event key: set it here, or in the environment as INNGEST_EVENT_KEY"
+                message = "Inngest Cloud needs an event key: set it here, or in the environment as INNGEST_EVENT_KEY"
                 problems.append(ConfigError(message, file=path, key=f"destinations.{name}.event_key"))
             table["event_key"] = "dev"  # the Dev Server takes any key
     return filled

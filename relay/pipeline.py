@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Literal, TypeVar
 
-from relay.config import Destination, Sandbox
+from relay.config import Config
 from relay.errors import LeaseLost, SandboxUnavailable, StoreUnavailable, TransformError
 from relay.models import ClaimedDelivery, Event
 from relay.sandbox import SandboxPool
@@ -42,12 +42,14 @@ class Pipeline:
         store: Store,
         pool: SandboxPool,
         sources: Mapping[str, RunningSource],
-        destinations: Mapping[str, Destination],
-        sandbox: Sandbox,
+        config: Config,
         telemetry: Telemetry,
     ) -> None:
-        self.store, self.pool, self.sources, self.destinations = store, pool, sources, destinations
-        self.sandbox, self.telemetry = sandbox, telemetry
+        self.store, self.pool, self.sources = store, pool, sources
+        self.destinations = config.destinations
+        self.events_per_delivery_max = config.sandbox.events_per_delivery_max
+        self.body_bytes_max = config.receiver.body_bytes_max
+        self.telemetry = telemetry
         self.in_work: Counter[str] = Counter()
         self.tasks: set[asyncio.Task[None]] = set()
         self.freed = asyncio.Event()
@@ -101,7 +103,7 @@ class Pipeline:
             claim.delivery,
             destination=source.settings.destination,
             environment=claim.delivery.environment or source.settings.environment or destination.environment,
-            limits=TransformLimits(self.sandbox.events_per_delivery_max, destination.event_bytes_max),
+            limits=TransformLimits(self.events_per_delivery_max, destination.event_bytes_max, self.body_bytes_max),
         )
 
     async def attend(self, claim: ClaimedDelivery) -> None:

@@ -17,7 +17,6 @@ What the binding does outside its time limit is never used: no Object.json(), no
 from __future__ import annotations
 
 import gc
-import importlib
 import json
 import os
 import re
@@ -310,13 +309,15 @@ def main(settings: dict[str, Any]) -> None:
     channel = socket.socket(fileno=0)
     sys.path[:0] = settings["paths"]
     try:
-        binding = importlib.import_module("_quickjs")
-        confine = importlib.import_module("relay.confine").confine
+        import _quickjs  # here and not above: the relay reads this module's constants, and must not load the engine
+
+        from relay.confine import confine  # found by the paths just given
+
         wrapper = (Path(__file__).parent / "sandbox_wrapper.js").read_text("utf-8")
         time.tzset()  # reads the zone file while there are files
         limits = Limits(settings["seconds"], settings["memory_bytes"], stack_bytes(), settings["output_bytes"])
         layers = confine(settings["address_space_bytes"], without=settings["without"])
-        engine = Engine(binding, wrapper, limits)
+        engine = Engine(_quickjs, wrapper, limits)
         report = {"layers": layers, "engine": self_test(engine)}
     except Exception as error:  # noqa: BLE001 the parent has no other way to learn why
         send(channel, json.dumps({"problem": f"{type(error).__name__}: {error}"}).encode())

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from relay.app import open_store
 from relay.commands.output import Output
 from relay.config import Config
-from relay.errors import StoreUnavailable
+from relay.errors import ConfigError, StoreUnavailable
 from relay.operator_client import Refused, RemoteRecords
 from relay.records import Records
 
@@ -25,7 +25,10 @@ async def open_records(config: Config, output: Output, *, write: bool = False) -
         return
     if not config.store_path.exists():
         raise StoreUnavailable(f"no relay answers at {remote.base}, and there is no store at {config.store_path} yet")
-    store = await open_store(config, read_only=not write)
+    try:
+        store = await open_store(config, read_only=not write)
+    except ConfigError as error:  # somebody else owns the file, or it is no store of this version's
+        raise StoreUnavailable(str(error)) from error
     try:
         yield Records(store)
     finally:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import shutil
+import sys
 from pathlib import Path
 
 from relay.app import run_relay
 from relay.commands.arguments import Commands, add_command
 from relay.commands.output import Output
 from relay.commands.settings import DEV_SECRETS_FILE, DevConfig, config_path, dev_config
-from relay.config import Config, load_config
+from relay.config import Config, load_config, without_cloud
 from relay.operator_client import base_url
 from relay.telemetry import stderr_telemetry
 
@@ -34,7 +36,7 @@ async def serve(args: argparse.Namespace, output: Output) -> int:
 async def dev(args: argparse.Namespace, output: Output) -> int:
     path = config_path(args)
     if path is not None:
-        config = load_config(path)
+        config = without_cloud(load_config(path))
         show_urls(config, output)
     else:
         built_in = dev_config()
@@ -51,9 +53,14 @@ def show_urls(config: Config, output: Output, built_in: DevConfig | None = None)
         if source.enabled:
             output.line(f"  {name:<12} {base}/in/{name}{shown_secret(name, built_in)}")
     if built_in is not None:
-        output.line("Try it without a provider, in another terminal: relay send github")
+        output.line(f"Try it without a provider, in another terminal: {shown_program()} send github")
     output.line(f"Operator API: {base_url(config.operator.host, config.operator.port)}")
     output.stdout.flush()
+
+
+def shown_program() -> str:
+    """What to type to run a command of ours: `relay` where that is found, else the path it was started by."""
+    return "relay" if shutil.which("relay") else sys.argv[0]
 
 
 def shown_secret(name: str, built_in: DevConfig | None) -> str:

@@ -128,10 +128,10 @@ class SqliteStore(SqliteDeliveries, SqliteEvents, SqliteQueries):
     async def _close(self) -> None:
         self._deliveries_changed.set()
         self._events_changed.set()
-        if self._writer is not None:
-            await self._writer.close()
         await self._claims.close()
         await self._people.close()
+        if self._writer is not None:
+            await self._writer.close()  # last: only a connection that can write removes the WAL
         if self._lock is not None:
             os.close(self._lock)
 

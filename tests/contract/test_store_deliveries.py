@@ -8,7 +8,7 @@ import time
 import pytest
 
 from relay.errors import LeaseLost, StoreUnavailable, TransformError
-from relay.models import Accepted, DeliveryState, EventState, Finished, Request
+from relay.models import DeliveryState, EventState, Finished
 from tests.support.store import (
     HOUR_MS,
     START_MS,
@@ -26,93 +26,6 @@ from tests.support.store import (
 )
 
 ERROR = TransformError("script_raised", "github.js:3: TypeError: x is undefined", line=3)
-
-
-# ── accept ──
-
-
-async def test_an_accepted_delivery_is_there_after_reopening(open_store: OpenStore) -> None:
-    store = await open_store()
-    assert await store.accept([delivery("d1")]) == [Accepted("d1", duplicate=False)]
-    await store.close()
-    (claimed,) = await claim_all(await open_store())
-    assert claimed.delivery == delivery("d1")
-
-
-async def test_answers_come_in_the_order_of_the_deliveries(store: CountingStore) -> None:
-    await store.accept([delivery("first", key="k2")])
-    answers = await store.accept([delivery("a", key="k1"), delivery("b", key="k2"), delivery("c", key=None)])
-    assert answers == [Accepted("a", False), Accepted("first", True), Accepted("c", False)]
-
-
-async def test_the_same_key_again_answers_the_first_ones_id(store: CountingStore) -> None:
-    await store.accept([delivery("d1", key="k")])
-    assert await store.accept([delivery("d2", key="k")]) == [Accepted("d1", duplicate=True)]
-    assert [each.delivery.id for each in await claim_all(store)] == ["d1"]
-
-
-async def test_the_same_key_twice_in_one_call_is_stored_once(store: CountingStore) -> None:
-    answers = await store.accept([delivery("d1", key="k"), delivery("d2", key="k")])
-    assert answers == [Accepted("d1", False), Accepted("d1", True)]
-
-
-async def test_the_same_key_of_another_source_is_another_delivery(store: CountingStore) -> None:
-    answers = await store.accept([delivery("d1", key="k"), delivery("d2", key="k", source="stripe")])
-    assert [answer.duplicate for answer in answers] == [False, False]
-
-
-async def test_deliveries_without_a_key_are_never_duplicates(store: CountingStore) -> None:
-    answers = await store.accept([delivery("d1", key=None), delivery("d2", key=None)])
-    assert [answer.duplicate for answer in answers] == [False, False]
-
-
-async def test_200_concurrent_accepts_of_one_key_agree_on_one_id(store: CountingStore) -> None:
-    answers = await asyncio.gather(*(store.accept([delivery(f"d{n}", key="k")]) for n in range(200)))
-    assert len({answer.id for (answer,) in answers}) == 1
-    assert sum(not answer.duplicate for (answer,) in answers) == 1
-    assert len(await claim_all(store)) == 1
-
-
-async def test_a_key_stays_known_when_its_delivery_is_finished(store: CountingStore) -> None:
-    await process(store, "d1", [], key="k")
-    assert await store.accept([delivery("d2", key="k")]) == [Accepted("d1", True)]
-
-
-@pytest.mark.parametrize(
-    "hostile",
-    ["nul \0 nul", "lone \ud800 surrogate", b"\xff\xfe raw".decode("utf-8", "surrogateescape"), "ünïcødé 😀", ""],
-)
-async def test_hostile_text_comes_back_as_it_was(store: CountingStore, hostile: str) -> None:
-    given = delivery(f"d {hostile}", source=f"s {hostile}", key=hostile, environment=hostile)
-    given = delivery(
-        given.id,
-        source=given.source,
-        key=hostile,
-        environment=hostile,
-        request=Request(hostile, hostile, hostile, ((b"X-\xff\0", b"\0\xfe\r\n"), (b"", b"")), b"\0\xff"),
-    )
-    assert await store.accept([given, given]) == [Accepted(given.id, False), Accepted(given.id, True)]
-    (claimed,) = await claim_all(store, given.source)
-    assert claimed.delivery == given
-    record = await store.get_delivery(given.id)
-    assert record is not None
-    assert (record.source, record.key, record.environment, record.request) == (
-        given.source,
-        hostile,
-        hostile,
-        given.request,
-    )
-
-
-async def test_five_megabytes_and_every_byte_come_back(store: CountingStore) -> None:
-    body = bytes(range(256)) * (5 * 1024 * 4)
-    await store.accept([delivery("big", body=body)])
-    ((claimed,), record) = await claim_all(store), await store.get_delivery("big")
-    assert claimed.delivery.request.body == body
-    assert record is not None
-    assert record.request is not None
-    assert record.request.body == body
-    assert record.body_bytes == len(body)
 
 
 # ── claim ──
@@ -175,6 +88,15 @@ async def test_a_lease_that_ran_out_is_claimed_again_and_the_late_finish_changes
         await store.fail_delivery(late, ERROR)
     assert await store.lanes() == []
     assert await store.finish_delivery(current, [event("e1")]) == Finished(1, ())
+
+
+async def test_a_lease_that_ran_out_is_lost_even_when_nobody_else_claimed(store: CountingStore, clock: Clock) -> None:
+    await accept_names(store, "d1")
+    (late,) = await claim_all(store, seconds=10)
+    clock.pass_seconds(10)
+    with pytest.raises(LeaseLost):
+        await store.finish_delivery(late, [])
+    assert [each.delivery.id for each in await claim_all(store)] == ["d1"]
 
 
 async def test_a_claim_from_before_a_restart_is_lost_and_the_delivery_free_at_once(open_store: OpenStore) -> None:

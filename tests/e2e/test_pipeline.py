@@ -114,6 +114,12 @@ async def test_what_a_script_is_given(relay: RelayProcess, http: aiohttp.ClientS
     assert data["headers"]["X-Github-Event"] == "push"
     assert data["headers"]["Content-Type"] == "application/json"
 
+    delivery_id = (await get(http, relay, "/api/deliveries"))["deliveries"][0]["id"]
+    (relay.folder / "kept.json").write_text(relay_command(relay, "deliveries", "show", delivery_id, "--json").stdout)
+    once_more = relay_command(relay, "transform", "shows.js", "kept.json", "--json")
+    assert once_more.returncode == 0, once_more.stderr
+    assert [event["data"] for event in json.loads(once_more.stdout)] == [data]
+
 
 async def test_a_form_body_is_fields_of_strings(
     relay: RelayProcess, http: aiohttp.ClientSession, inngest: FakeInngest

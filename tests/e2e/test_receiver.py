@@ -41,7 +41,7 @@ async def serving(relay: RelayProcess) -> RelayProcess:
 
 async def post(
     http: aiohttp.ClientSession, url: str, body: Any, **headers: str
-) -> tuple[int, Any, aiohttp.typedefs.CIMultiDictProxy[str] | Any]:
+) -> tuple[int, Any, Any]:
     async with http.post(url, data=body, headers=headers) as answer:
         return answer.status, await answer.json(), answer.headers
 

@@ -1,0 +1,132 @@
+"""Group commit: many operations, one transaction; each answered for itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from relay.errors import StoreUnavailable
+from relay.models import Settlement
+from relay.stores.sqlite import SqliteStore
+from tests.support.store import Clock, claim_all, claim_lane, delivery, event, process, sent
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    store = await SqliteStore.open(
+        tmp_path / "relay.db", clock_ms=Clock(), dedupe_hours=24, disk_free_bytes_min=0, queue_bytes_max=MIB
+    )
+    yield store
+    await store.close()
+
+
+async def test_what_arrives_together_is_committed_together(store: SqliteStore) -> None:
+    before = store.commits
+    await asyncio.gather(*(store.accept([delivery(f"d{n}")]) for n in range(100)))
+    assert store.commits == before + 1
+
+
+async def test_what_arrives_during_a_commit_is_committed_next(store: SqliteStore) -> None:
+    before = store.commits
+    calls = []
+    for n in range(200):
+        calls.append(asyncio.create_task(store.accept([delivery(f"d{n}")])))
+        await asyncio.sleep(0)
+    await asyncio.gather(*calls)
+    assert before < store.commits < before + 200
+
+
+async def test_an_operation_that_raises_fails_alone(store: SqliteStore) -> None:
+    good = [delivery(f"d{n}") for n in range(3)]
+    poison = delivery("poison", received_ms=2**70)  # fits no column
+    twin = delivery("d0", key="another")  # an id twice breaks an index
+    calls = (store.accept([each]) for each in (good[0], poison, good[1], twin, good[2]))
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(result) for result in results] == [list, OverflowError, list, StoreUnavailable, list]
+    assert [each.delivery for each in await claim_all(store)] == good
+    assert (await store.stats()).deliveries["received"] == 3
+
+
+async def test_a_call_happens_whole_or_not_at_all(store: SqliteStore) -> None:
+    with pytest.raises(OverflowError):
+        await store.accept([delivery("d1"), delivery("d2", received_ms=2**70)])
+    assert await store.list_deliveries() == []
+
+
+async def test_a_finish_that_raises_leaves_claim_lanes_and_dedupe_as_they_were(store: SqliteStore) -> None:
+    await store.accept([delivery("d1")])
+    (claim,) = await claim_all(store)
+    broken = event("e2", "new-lane")
+    object.__setattr__(broken, "ts", 2**70)
+    with pytest.raises(OverflowError):
+        await store.finish_delivery(claim, [event("e1", "new-lane"), broken])
+    assert await store.lanes() == []
+    assert (await store.finish_delivery(claim, [event("e1", "new-lane")])).stored == 1
+    assert len(await store.claim_events("new-lane", None, 10, 1000, 60)) == 1
+
+
+async def test_a_cancelled_caller_breaks_nothing(store: SqliteStore) -> None:
+    gone = asyncio.create_task(store.accept([delivery("gone")]))
+    stays = asyncio.create_task(store.accept([delivery("stays")]))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await stays
+    assert gone.cancelled() or gone.done()
+    assert [each.delivery.id for each in await claim_all(store)] == ["gone", "stays"]
+    assert (await store.stats()).deliveries["received"] == 2
+
+
+async def test_a_cancelled_claim_leaves_nothing_leased(store: SqliteStore) -> None:
+    await process(store, "d1", [event("e1")])
+    await store.accept([delivery("d2")])
+    for claim in (claim_all(store), claim_lane(store)):
+        task = asyncio.create_task(claim)
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    async with asyncio.timeout(5):
+        await store.wait_deliveries(30)
+        await store.wait_events(30)
+    assert len(await claim_all(store)) == len(await claim_lane(store)) == 1
+
+
+async def test_a_full_queue_refuses_at_once_and_takes_again_later(store: SqliteStore) -> None:
+    calls = [asyncio.create_task(store.accept([delivery(f"d{n}", body=bytes(MIB // 4))])) for n in range(8)]
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert [isinstance(result, StoreUnavailable) for result in results] == [False] * 3 + [True] * 5
+    await store.accept([delivery("later")])
+    assert len(await store.list_deliveries()) == 4
+
+
+async def test_one_delivery_bigger_than_the_queue_is_taken_alone(store: SqliteStore) -> None:
+    await store.accept([delivery("big", body=bytes(5 * MIB))])
+
+
+async def test_a_nearly_full_disk_refuses_deliveries_but_settles_work(tmp_path: Path) -> None:
+    path, clock = tmp_path / "relay.db", Clock()
+    roomy = await SqliteStore.open(path, clock_ms=clock, dedupe_hours=24, disk_free_bytes_min=0, queue_bytes_max=MIB)
+    await process(roomy, "d1", [event("e1")])
+    await roomy.accept([delivery("d2")])
+    await roomy.close()
+    store = await SqliteStore.open(
+        path, clock_ms=clock, dedupe_hours=24, disk_free_bytes_min=2**60, queue_bytes_max=MIB
+    )
+    for refused in (store.accept([delivery("d3")]), store.probe()):
+        with pytest.raises(StoreUnavailable, match="disk_free_bytes_min"):
+            await refused
+    (claim,) = await claim_all(store)
+    await store.finish_delivery(claim, [event("e2")])
+    await store.settle([sent(each) for each in await claim_lane(store)])
+    assert (await store.stats()).events["sent"] == 2
+    await store.close()
+
+
+async def test_settling_nothing_commits_nothing(store: SqliteStore) -> None:
+    before = store.commits
+    await store.settle(list[Settlement]())
+    assert store.commits == before
