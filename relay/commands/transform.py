@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from relay.cases import load_case
-from relay.commands.arguments import Commands, add_command, add_environment, now_ms
+from relay.commands.arguments import Commands, add_command, add_environment, add_json, now_ms
 from relay.commands.output import EXIT_DONE, EXIT_UNSUCCESSFUL, Output
 from relay.commands.settings import config_path
 from relay.config import DEV_SERVER_URL, Config, parse_config, process_environ, read_toml
@@ -30,6 +30,7 @@ def register(commands: Commands) -> None:
     parser.add_argument("request", metavar="REQUEST.json", help="the saved request")
     parser.add_argument("--expect", metavar="EVENTS.json", help="compare with these events; exit 1 when they differ")
     parser.add_argument("--source", metavar="NAME", default="example", help="the source's name (example)")
+    add_json(parser)
     add_environment(parser, "the environment that the request asks for")
 
 
@@ -48,7 +49,7 @@ async def run(args: argparse.Namespace, output: Output) -> int:
     delivery = Delivery(DELIVERY_ID, args.source, None, received_ms, case.request, args.env)
     result = await transformed(config, script, delivery)
     if isinstance(result, TransformError):
-        return explain(script, result, output)
+        return explain_json(script, result, output) if args.json else explain(script, result, output)
     events = [json.loads(event.json) for event in result]
     return compare(events, Path(args.expect), output) if args.expect else show(events, output)
 
@@ -96,6 +97,12 @@ def explain(script: Script, error: TransformError, output: Output) -> int:
     output.note(f"{place}: {error.code}: {message}")
     for line in error.stack.splitlines():
         output.note(f"    {line.strip()}")
+    return EXIT_UNSUCCESSFUL
+
+
+def explain_json(script: Script, error: TransformError, output: Output) -> int:
+    fields = {"code": error.code, "message": error.message, "line": error.line, "column": error.column}
+    output.document({"error": {**fields, "file": script.file, "stack": error.stack}})
     return EXIT_UNSUCCESSFUL
 
 
