@@ -219,17 +219,18 @@ def examine_table(
 ) -> tuple[Config | None, list[ConfigError]]:
     """Variables filled in, Inngest's own variables as defaults, every rule checked: the Config, or all its mistakes."""
     problems: list[ConfigError] = []
+    later: list[ConfigError] = []
     filled = fill_variables(table, environ, path, problems)
     unset = {problem.key for problem in problems}
-    filled["destinations"] = default_destinations(filled.get("destinations", {}), environ, path, problems)
+    filled["destinations"] = default_destinations(filled.get("destinations", {}), environ, path, later)
     if filled.pop("file", None) is not None:
         problems.append(ConfigError(unknown_key_message("file", known_keys((), TABLES)), file=path, key="file"))
     try:
         config = Config.model_validate({**filled, "file": path})
     except ValidationError as error:
-        problems += [problem for problem in explain(error, path, TABLES) if problem.key not in unset]
-        return None, problems
-    problems += check_names(config)
+        wrong = [problem for problem in explain(error, path, TABLES) if problem.key not in unset]
+        return None, [*problems, *wrong, *later]
+    problems += [*later, *check_names(config)]
     return (None if problems else config), problems
 
 

@@ -15,6 +15,9 @@ from typing import Any
 
 import pytest
 
+from relay.errors import TransformError
+from relay.models import Delivery, Request
+from relay.stores.sqlite import SqliteStore
 from tests.support.command import Ran, run
 from tests.support.fake_inngest import FakeInngest
 from tests.support.relay_process import RelayProcess, clean_environ, free_port, write_config
@@ -35,7 +38,7 @@ def relay(tmp_path: Path) -> Iterator[RelayProcess]:
 
 
 def configure(folder: Path, sink_url: str, **receiver: Any) -> None:
-    sources = {
+    sources: dict[str, dict[str, Any]] = {
         "github": {"provider": "github", "secrets": ["one", "two"], "transform": "plain.js"},
         "twilio": {"provider": "twilio", "secrets": ["an-auth-token"]},
         "wrong": {"provider": "github", "secrets": ["one"], "enabled": False},
@@ -148,11 +151,6 @@ async def look_at_the_file(folder: Path) -> None:
 
 async def test_more_than_a_page_is_replayed(tmp_path: Path, relay: RelayProcess) -> None:
     """1,001 dead ones: the cursor goes over the page's end, and over nothing twice."""
-    pytest.importorskip("relay.stores.sqlite")
-    from relay.errors import TransformError
-    from relay.models import Delivery, Request
-    from relay.stores.sqlite import SqliteStore
-
     configure(tmp_path, "http://127.0.0.1:9")
     store = await SqliteStore.open(
         tmp_path / "data" / "relay.db",
@@ -189,7 +187,7 @@ async def test_a_store_in_use_is_told(tmp_path: Path, relay: RelayProcess) -> No
     await relay.start()
     text = (tmp_path / "relay.toml").read_text()
     port = relay.operator_url.rpartition(":")[2]
-    (tmp_path / "other.toml").write_text(text.replace(f"port = {port}", f"port = {free_port()}"))
+    (tmp_path / "other.toml").write_text(text.replace(port, str(free_port())))
     assert (await command(tmp_path, "deliveries", "--json", "--config", "other.toml")).json == []
     assert (await command(tmp_path, "prune", "--config", "other.toml")).code == 3
 
@@ -205,12 +203,10 @@ async def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
 
 async def test_interrupted_is_130(tmp_path: Path) -> None:
     """Ctrl-C while the other side does not answer."""
-    server = await asyncio.start_server(lambda reader, writer: asyncio.sleep(60), "127.0.0.1", 0)
+    connected: asyncio.Future[asyncio.StreamWriter] = asyncio.get_running_loop().create_future()
+    server = await asyncio.start_server(lambda reader, writer: connected.set_result(writer), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     configure(tmp_path, "http://127.0.0.1:9")
-    connected = asyncio.Event()
-    server.close()
-    server = await asyncio.start_server(lambda reader, writer: connected.set(), "127.0.0.1", port)
     process = subprocess.Popen(
         [sys.executable, "-m", "relay", "send", "github", "--to", f"http://127.0.0.1:{port}/in/github"],
         cwd=tmp_path,
@@ -218,11 +214,13 @@ async def test_interrupted_is_130(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
     )
-    await asyncio.wait_for(connected.wait(), 20)
+    writer = await asyncio.wait_for(connected, 20)
     os.kill(process.pid, signal.SIGINT)
     _, err = await asyncio.to_thread(process.communicate, timeout=20)
     assert (process.returncode, err) == (130, b"")
+    writer.close()
     server.close()
+    await server.wait_closed()
 
 
 def test_json_is_one_document(tmp_path: Path) -> None:
