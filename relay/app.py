@@ -1,7 +1,7 @@
 """The composition root: the only place that names concrete classes and puts them together.
 
-Start: store, sandbox, stages, operator listener, and the public listener last. Stop: the public listener first; what
-it holds is answered, what the stages hold is settled or given back, then the store is closed.
+Start: store, sandbox, listeners, stages. Stop: the public listener first; what it holds is answered, what the stages
+hold is settled or given back, then the store is closed.
 """
 
 from __future__ import annotations
@@ -29,14 +29,12 @@ from relay.sandbox import SandboxPool
 from relay.sources import RunningSource, load_sources
 from relay.stores.base import Store
 from relay.stores.sqlite import SqliteStore
-from relay.supervisor import PRUNE_EVERY_SECONDS, STOP_SECONDS, Stopping, Supervisor, housekeep, listen, listening_url
+from relay.supervisor import PRUNE_EVERY_SECONDS, Stopping, Supervisor, housekeep, listen, listening_url
 from relay.telemetry import LibraryLines, Telemetry
 
 KEEPALIVE_SECONDS: Final = 60.0
 #: What a connection has left for its last answer once the drain is over.
 CUT_SECONDS: Final = 0.5
-#: Of STOP_SECONDS, what is left for closing the store after the stages have ended.
-CLOSE_SECONDS: Final = 1.0
 
 
 def now_ms() -> int:
@@ -90,20 +88,20 @@ class Relay:
         self.stopping = False
 
     async def start(self) -> None:
-        retention_days = self.config.store.retention_days
-        self.supervisor.keep("pipeline", self.pipeline.run)
-        self.supervisor.keep("forwarder", self.forwarder.run)
-        self.supervisor.keep(
-            "housekeeping",
-            lambda: housekeep(self.store, self.telemetry, now_ms, retention_days, PRUNE_EVERY_SECONDS),
-        )
+        """The listeners first: an address that is taken is found before anything runs."""
         self.operator_listener = await self.listen_operator()
         try:
             self.public_listener = await self.listen_public()
         except BaseException:
             await self.operator_listener.cleanup()
-            await self.supervisor.stop()
             raise
+        self.supervisor.keep("pipeline", self.pipeline.run)
+        self.supervisor.keep("forwarder", self.forwarder.run)
+        self.supervisor.keep("housekeeping", self.housekeep)
+
+    async def housekeep(self) -> None:
+        days = self.config.store.retention_days
+        await housekeep(self.store, self.telemetry, now_ms, days, PRUNE_EVERY_SECONDS)
 
     async def listen_operator(self) -> web.AppRunner:
         settings = self.config.operator
@@ -167,17 +165,17 @@ class Relay:
                 )
 
     async def stop(self) -> None:
-        """Stop taking; answer, settle or give back what is held; within STOP_SECONDS."""
+        """Stop taking; answer, settle or give back what is held, all at the same time."""
         self.stopping = True
-        began = time.monotonic()
         self.telemetry.log("relay.stopping")
         for site in list(self.public_listener.sites):
             await site.stop()
-        await self.receiver.drain(self.config.receiver.drain_seconds)
+        seconds = self.config.receiver.drain_seconds
+        stages = (self.receiver.drain(seconds), self.pipeline.stop(seconds), self.forwarder.stop())
+        for ended in await asyncio.gather(*stages, return_exceptions=True):
+            if isinstance(ended, Exception):
+                self.telemetry.surprised("stop", ended)  # and go on: the others must be stopped too
         await self.public_listener.cleanup()
-        left = max(0.5, STOP_SECONDS - CLOSE_SECONDS - (time.monotonic() - began))
-        stages = (self.pipeline.stop(left), self.forwarder.stop())
-        await asyncio.wait([asyncio.ensure_future(stage) for stage in stages], timeout=left)
         await self.supervisor.stop()
         await self.operator_listener.cleanup()
 

@@ -16,10 +16,10 @@ from typing import Any, Final
 
 from relay.errors import ConfigError
 from relay.models import Request
-from relay.places import Place, Reader, Template, nearest, parse_place, parse_template, utf8
-from relay.scheme_tables import generic_hmac, generic_open, generic_token, override, read_scheme
-from relay.schemes import Scheme
-from relay.tables import Table
+from relay.schemes.kinds import Scheme
+from relay.schemes.places import Place, Reader, Template, nearest, parse_place, parse_template, utf8
+from relay.schemes.reading import generic_hmac, generic_open, generic_token, override, read_scheme
+from relay.schemes.tables import Table
 
 FOLDER: Final = Path(__file__).parent / "providers"
 #: Presets whose scheme is written in relay.toml, as [sources.NAME.scheme].

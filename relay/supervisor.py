@@ -15,8 +15,6 @@ from relay.errors import ConfigError, StoreUnavailable
 from relay.stores.base import Store
 from relay.telemetry import Telemetry
 
-#: Everything that stops, together, ends within this; SIGTERM's promise is 10 seconds.
-STOP_SECONDS: Final = 9.0
 RESTART_SECONDS: Final = 1.0
 PRUNE_EVERY_SECONDS: Final = 600.0
 PRUNE_PAUSE_SECONDS: Final = 0.05

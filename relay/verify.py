@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from relay.errors import Rejected
 from relay.models import Request
-from relay.places import Reader, first_id
-from relay.schemes import Scheme
+from relay.schemes.kinds import Scheme
+from relay.schemes.places import Reader, first_id
 
 __all__ = ["Scheme", "Verified", "sign", "verify"]
 

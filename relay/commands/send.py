@@ -38,7 +38,7 @@ def register(commands: Commands) -> None:
     parser.add_argument(
         "--header", metavar="'NAME: VALUE'", action="append", type=header, default=[], help="one more header"
     )
-    parser.add_argument("--to", metavar="URL", help="where to (the receiver of the configuration)")
+    parser.add_argument("--to", metavar="URL", help="where to: a webhook's URL, or a relay's address (the receiver of the configuration)")
     parser.add_argument("--signed-url", metavar="URL", help="the URL that is signed, where a provider signs it")
     parser.add_argument("--id", metavar="ID", dest="delivery_id", help="the provider's delivery id (a new one)")
     add_environment(parser, "ask for this Inngest environment (x-inngest-env)")
@@ -62,6 +62,7 @@ async def send(args: argparse.Namespace, output: Output) -> int:
     delivery_id = args.delivery_id or str(uuid.uuid4())
     unsigned = build_request(preset, args, to, delivery_id)
     request = signed(preset, source, config, args.source, unsigned, signed_url, delivery_id)
+    to = urlsplit(to)._replace(query=request.query).geturl()  # signing may have put a token there
     answer = await exchange("POST", to, request.headers, request.body)
     report(answer, to, delivery_id, args, output)
     return EXIT_DONE if 200 <= answer.status < 300 else EXIT_UNSUCCESSFUL
@@ -90,18 +91,19 @@ def list_samples(preset: Preset, args: argparse.Namespace, output: Output) -> in
 def addresses(config: Config, args: argparse.Namespace) -> tuple[str, str]:
     """Where to send, and the URL as the receiver will take it to be."""
     path = f"/in/{args.source}"
-    if args.to:
-        checked_to(args.to)
-    to = args.to or base_url(config.receiver.host, config.receiver.port) + path
+    to = full_to(args.to, path) if args.to else base_url(config.receiver.host, config.receiver.port) + path
     known = to if args.to or not config.receiver.public_url else config.receiver.public_url + path
     return to, args.signed_url or known
 
 
-def checked_to(url: str) -> None:
+def full_to(url: str, path: str) -> str:
+    """The whole URL of the webhook; a relay's address alone is given the source's path."""
     try:
         check_url(url.partition("?")[0])
     except ValueError as error:
         raise ConfigError(f"{error} (it is {url!r})", key="--to") from error
+    parts = urlsplit(url)
+    return url if parts.path.strip("/") else parts._replace(path=path).geturl()
 
 
 def build_request(preset: Preset, args: argparse.Namespace, to: str, delivery_id: str) -> Request:

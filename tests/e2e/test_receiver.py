@@ -39,9 +39,7 @@ async def serving(relay: RelayProcess) -> RelayProcess:
     return await relay.start()
 
 
-async def post(
-    http: aiohttp.ClientSession, url: str, body: Any, **headers: str
-) -> tuple[int, Any, Any]:
+async def post(http: aiohttp.ClientSession, url: str, body: Any, **headers: str) -> tuple[int, Any, Any]:
     async with http.post(url, data=body, headers=headers) as answer:
         return answer.status, await answer.json(), answer.headers
 

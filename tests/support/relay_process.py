@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -27,10 +28,15 @@ function transform(evt, headers, queryParams, raw) {
 
 
 def free_port() -> int:
-    """A port that nobody listens on now; restarts need to find the same one again."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on; restarts need to find the same one again.
+
+    From below the range that the system gives to outgoing connections: one of those may take it in between.
+    """
+    while True:
+        port = random.randrange(10_000, 30_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @dataclass

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from relay.errors import REJECTIONS, Rejected
 from relay.models import Request
-from relay.places import fields
 from relay.presets import load_presets, preset_for
+from relay.schemes.places import fields
 from relay.verify import Scheme, Verified, verify
 from tests.support.requests import URL, Vector, judge, request_to, vectors
 

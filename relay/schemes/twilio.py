@@ -14,11 +14,11 @@ from hashlib import sha256
 from typing import Final
 
 from relay.bodies import content_type
-from relay.encodings import Algorithm, decode_base64, decode_hex
 from relay.errors import Rejected
 from relay.models import Request
-from relay.places import Fields, Reader, fields, only, parse_place, utf8, with_header, without_query
-from relay.schemes import missing, refuse
+from relay.schemes.encodings import Algorithm, decode_base64, decode_hex
+from relay.schemes.kinds import missing, refuse
+from relay.schemes.places import Fields, Reader, fields, only, parse_place, utf8, with_header, without_query
 
 SIGNATURE: Final = b"x-twilio-signature"
 #: `key=<id>,algorithm=<name>` on requests signed with a SharedKey; absent on those signed with the account's token.

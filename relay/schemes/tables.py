@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar, overload
 
 from relay.errors import ConfigError
-from relay.places import nearest
+from relay.schemes.places import nearest
 
 Value = TypeVar("Value")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal, TypeAlias
 
-from relay.places import utf8
+from relay.schemes.places import utf8
 
 Algorithm: TypeAlias = Literal["sha1", "sha256", "sha512"]
 Encoding: TypeAlias = Literal["hex", "hex_lower", "base64", "base64url"]

@@ -19,11 +19,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from relay import twilio
-from relay.encodings import DECODE, DIGEST_BYTES, Key
-from relay.places import Place, Template, parse_place, parse_template, utf8
-from relay.schemes import BySecret, Function, Mac, Open, Part, Scheme, Timestamp, Token
-from relay.tables import Table
+from relay.schemes import twilio
+from relay.schemes.encodings import DECODE, DIGEST_BYTES, Key
+from relay.schemes.kinds import BySecret, Function, Mac, Open, Part, Scheme, Timestamp, Token
+from relay.schemes.places import Place, Template, parse_place, parse_template, utf8
+from relay.schemes.tables import Table
 
 #: Loads another preset's scheme by its name, for by_secret.
 Other = Callable[[str], Scheme]

@@ -6,7 +6,7 @@ or checked is, when the preset is loaded; judging 2 KB takes some 5 µs. The kin
 mac         a MAC over a template of the request, sent in a header (most providers)
 token       a fixed secret sent along; says nothing about the body
 by_secret   the form of each configured secret chooses among other presets' schemes
-function    one of the few schemes that no table can describe (relay/twilio.py)
+function    one of the few schemes that no table can describe (relay/schemes/twilio.py)
 none        anybody may send
 """
 
@@ -22,7 +22,9 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import quote
 
-from relay.encodings import (
+from relay.errors import Rejected
+from relay.models import Request
+from relay.schemes.encodings import (
     DECODE,
     DIGEST_BYTES,
     ENCODE,
@@ -34,9 +36,7 @@ from relay.encodings import (
     read_time,
     write_time,
 )
-from relay.errors import Rejected
-from relay.models import Request
-from relay.places import Place, Reader, Template, headers_of, utf8, with_header
+from relay.schemes.places import Place, Reader, Template, headers_of, utf8, with_header
 
 #: More signatures than this in one request are not tried.
 SIGNATURES_MAX: Final = 100
