@@ -38,7 +38,11 @@ def register(commands: Commands) -> None:
     parser.add_argument(
         "--header", metavar="'NAME: VALUE'", action="append", type=header, default=[], help="one more header"
     )
-    parser.add_argument("--to", metavar="URL", help="where to: a webhook's URL, or a relay's address (the receiver of the configuration)")
+    parser.add_argument(
+        "--to",
+        metavar="URL",
+        help="where to: a webhook's URL, or a relay's address (the receiver of the configuration)",
+    )
     parser.add_argument("--signed-url", metavar="URL", help="the URL that is signed, where a provider signs it")
     parser.add_argument("--id", metavar="ID", dest="delivery_id", help="the provider's delivery id (a new one)")
     add_environment(parser, "ask for this Inngest environment (x-inngest-env)")
