@@ -26,7 +26,7 @@ from relay.inngest import InngestSink, Sink
 from relay.pipeline import Pipeline
 from relay.receiver import LINGER_SECONDS, Receiver
 from relay.sandbox import SandboxPool
-from relay.sources import RunningSource, load_sources
+from relay.sources import RunningSource, check_scripts, load_sources
 from relay.stores.base import Store
 from relay.stores.sqlite import SqliteStore
 from relay.supervisor import PRUNE_EVERY_SECONDS, Stopping, Supervisor, housekeep, listen, listening_url
@@ -53,6 +53,7 @@ async def run_relay(config: Config, *, telemetry: Telemetry, dev: bool = False) 
         pool = SandboxPool(config.sandbox, telemetry)
         stack.push_async_callback(pool.close)
         await pool.start()
+        await check_scripts(config, sources, pool)
         sinks = make_sinks(config, dev=dev)
         for sink in sinks.values():
             stack.push_async_callback(sink.close)

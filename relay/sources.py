@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -9,7 +10,7 @@ from typing import Final
 from relay.config import Config, Source, shipped_transforms
 from relay.errors import ConfigError
 from relay.presets import Preset, preset_for, secret_problems
-from relay.sandbox import Script
+from relay.sandbox import SandboxPool, Script
 from relay.transform import default_script
 
 #: A script larger than this is a mistake (Inngest's own limit was 2 KB).
@@ -55,6 +56,14 @@ def load_script(config: Config, name: str) -> Script:
         return Script(file=shown_path(path, config.folder), text=raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 (byte {error.start})", file=config.file, key=key) from error
+
+
+async def check_scripts(config: Config, sources: Mapping[str, RunningSource], pool: SandboxPool) -> None:
+    """Refuse a script that does not compile before the first webhook meets it. Raises ConfigError."""
+    for name, source in sources.items():
+        error = await pool.compile(source.script)
+        if error is not None:
+            raise ConfigError(f"{error.code}: {error.message}", file=config.file, key=f"sources.{name}.transform")
 
 
 def find_script(folder: Path, path: Path) -> Path:

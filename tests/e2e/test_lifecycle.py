@@ -148,6 +148,8 @@ s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1], flush=True
         ("[sources.x]\nprovider = 'github'\n", "sources.x.secrets"),
         ("[sources.x]\nprovider = 'githup'\nsecrets = ['s']\n", "github"),
         ("[sources.x]\nprovider = 'none'\ntransform = 'absent.js'\n", "absent.js"),
+        ("[sources.x]\nprovider = 'none'\ntransform = 'broken.js'\n", "broken.js:2"),
+        ("[sources.x]\nprovider = 'none'\ntransform = 'nameless.js'\n", "no function named transform"),
         ("[reciever]\nport = 1\n", "receiver"),
         ("[receiver]\nports = 1\n", "port"),
         ("[operator]\nhost = '0.0.0.0'\n", "token"),
@@ -161,6 +163,8 @@ async def test_a_wrong_configuration_is_refused_with_the_place_and_the_remedy(
 ) -> None:
     destination = "" if toml == "not toml" else f"[destinations.default]\nurl = '{NOWHERE}'\n"
     (relay.folder / "relay.toml").write_text(destination + toml)
+    (relay.folder / "broken.js").write_text("function transform(evt) {\n  return { name: ;\n}\n")
+    (relay.folder / "nameless.js").write_text("function other() {}")
     refused = run_to_end(relay, "serve")
     assert refused.returncode == 2
     assert "relay.toml" in refused.stderr
