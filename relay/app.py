@@ -19,6 +19,7 @@ from aiohttp import web
 
 from relay import __version__
 from relay.config import Config
+from relay.connection import PublicRunner, find_room, raise_files_limit
 from relay.console import operator_app
 from relay.dev_sink import DevSink, TerminalSink
 from relay.forwarder import Forwarder
@@ -114,15 +115,16 @@ class Relay:
             clock_ms=now_ms,
             ready=self.unready_reasons,
         )
-        return await listen(app, settings.host, settings.port, key="operator", shutdown_timeout=1.0)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        return await listen(runner, settings.host, settings.port, key="operator")
 
     async def listen_public(self) -> web.AppRunner:
-        settings = self.config.receiver
-        return await listen(
+        settings, room = self.config.receiver, find_room(raise_files_limit())
+        runner = PublicRunner(
             self.receiver.app(),
-            settings.host,
-            settings.port,
-            key="receiver",
+            self.receiver.refuse,
+            room,
+            access_log=None,
             auto_decompress=False,  # signatures are over the bytes on the wire
             max_headers=settings.headers_max + 1,  # one more, so that the answer is ours and not the parser's
             max_field_size=settings.header_bytes_max,
@@ -131,6 +133,7 @@ class Relay:
             lingering_time=LINGER_SECONDS,
             shutdown_timeout=CUT_SECONDS,
         )
+        return await listen(runner, settings.host, settings.port, key="receiver", backlog=room.backlog)
 
     async def unready_reasons(self) -> list[str]:
         return ["stopping"] if self.stopping else []

@@ -34,6 +34,8 @@ environment: NO_COLOR turns colours off; RELAY_DEBUG=1 shows where a surprise ca
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code."""
     environ = process_environ()
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - closed by whoever started us; the exit code still tells
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     args = parser().parse_args(argv)
     output = Output(environ)
     try:

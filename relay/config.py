@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from relay.config_errors import explain, known_keys, unknown_key_message
+from relay.config_errors import explain, known_keys, leave_out, unknown_key_message
 from relay.config_errors import nearest as nearest  # `as`: part of this module, for those above
 from relay.config_values import check_environment, check_url, fill_variables
 from relay.config_values import environment_is_valid as environment_is_valid
@@ -111,7 +111,7 @@ class Destination(Section):
     retry_hours: Annotated[float, Field(gt=0, le=24 * 365)] = 72.0
     retry_delay_ms_min: Annotated[int, Field(ge=1, le=86_400_000)] = 500
     retry_delay_ms_max: Annotated[int, Field(ge=1, le=86_400_000)] = 60_000
-    stopped_retry_seconds: Annotated[float, Field(gt=0, le=86_400)] = 60.0
+    stopped_retry_seconds: Annotated[float, Field(gt=0, le=86_400)] = 10.0
 
     @field_validator("url")
     @classmethod
@@ -232,6 +232,27 @@ def examine_table(
         return None, [*problems, *wrong, *later]
     problems += [*later, *check_names(config)]
     return (None if problems else config), problems
+
+
+def sound_part(
+    table: dict[str, Any], environ: Mapping[str, str], path: Path | None
+) -> tuple[Config, list[ConfigError]]:
+    """What is left of a wrong table without its mistakes, never to be run, and what is wrong between its tables."""
+    filled = fill_variables(table, environ, path, [])
+    filled["destinations"] = default_destinations(filled.get("destinations", {}), environ, path, [])
+    named: Any = filled["destinations"] if isinstance(filled["destinations"], dict) else {}
+    names = dict.fromkeys(named, Destination())  # a wrong one is there all the same
+    while True:
+        try:
+            config = Config.model_validate({**filled, "file": path})
+        except ValidationError as error:
+            left_out = [leave_out(filled, details) for details in error.errors()]
+            if any(left_out):
+                continue
+            config = Config(file=path)
+        config = config.model_copy(update={"destinations": {**names, **config.destinations}})
+        # A port that was left out is not the one that was meant.
+        return config, [mistake for mistake in check_names(config) if mistake.key != "operator.port"]
 
 
 def dev_table(environ: Mapping[str, str], folder: Path, secrets: Mapping[str, str]) -> dict[str, Any]:

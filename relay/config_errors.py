@@ -5,12 +5,30 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from relay.errors import ConfigError
+
+#: pydantic's kinds of complaint → what to write instead.
+REMEDIES: Final = {
+    "missing": 'is required: write {name} = "…" (`relay providers` lists the names)',  # only a provider is required
+    "string_type": "must be a text in quotes",
+    "int_type": "must be a whole number, without quotes",
+    "float_type": "must be a number, without quotes",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false, without quotes",
+    "tuple_type": 'must be a list, also of one: write {name} = ["…"]',
+    "is_instance_of": 'must be a path in quotes: write {name} = "transforms/NAME.js"',
+    "dict_type": "must be a table: write [{table}]",
+    "model_type": "must be a table: write [{table}]",
+    "literal_error": "must be {expected}",
+    "greater_than_equal": "must be {ge} or more",
+    "greater_than": "must be more than {gt}",
+    "less_than_equal": "must be {le} or less",
+}
 
 
 def explain(error: ValidationError, path: Path | None, tables: Mapping[str, type[BaseModel]]) -> list[ConfigError]:
@@ -24,10 +42,26 @@ def explain_one(details: ErrorDetails, path: Path | None, tables: Mapping[str, t
     if details["type"] == "extra_forbidden":
         message = unknown_key_message(str(location[-1]), known_keys(location[:-1], tables))
         return ConfigError(message, file=path, key=key)
-    if details["type"] == "missing":
-        return ConfigError("is required", file=path, key=key)
-    message = details["msg"].removeprefix("Value error, ")
-    return ConfigError(message + shown_input(details.get("input"), location), file=path, key=key)
+    return ConfigError(remedy(details, key) + shown_input(details.get("input"), location), file=path, key=key)
+
+
+def remedy(details: ErrorDetails, key: str) -> str:
+    """What to write instead, in the words of relay.toml."""
+    words = REMEDIES.get(details["type"])
+    if words is None:
+        return details["msg"].removeprefix("Value error, ")
+    table = f"{key}.NAME" if key in ("sources", "destinations") else key
+    return words.format(name=details["loc"][-1], table=table, **details.get("ctx", {}))
+
+
+def leave_out(table: dict[str, Any], details: ErrorDetails) -> bool:
+    """Take what a complaint is about out of `table` (of a list the whole, of what is missing the table around it)."""
+    names = [part for part in details["loc"] if isinstance(part, str)]
+    *above, last = names[:-1] if details["type"] == "missing" else names
+    inner: Any = table
+    for name in above:
+        inner = inner.get(name) if isinstance(inner, dict) else None
+    return isinstance(inner, dict) and inner.pop(last, None) is not None
 
 
 def key_of(location: Sequence[int | str]) -> str:

@@ -128,9 +128,12 @@ def set_limits(memory_bytes: int) -> str:
 
 
 def set_limit(name: str, value: int) -> str:
-    """Set one rlimit, soft and hard; the reason why not, or nothing."""
+    """Set one rlimit, soft and hard, or leave a stricter one; the reason why not, or nothing."""
     try:
-        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
+        limit: int = getattr(resource, f"RLIMIT_{name}")
+        hard = resource.getrlimit(limit)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(limit, (value, value))
     except (OSError, ValueError, AttributeError) as error:
         return str(error)
     return ""

@@ -17,6 +17,7 @@ ENGINE_NAMES: Final = frozenset(
 
 NO_NETWORK: Final = "a transform has no network; do it in the Inngest function that the event starts"
 NO_MODULES: Final = "a transform is one file and imports nothing"
+NO_EXPORTS: Final = "a transform exports nothing; a function named transform at the top level is enough"
 NO_TIMERS: Final = "a transform does not wait; use step.sleep in the Inngest function"
 #: A name that other engines have → what to do here instead.
 HINTS: Final[dict[str, str]] = {
@@ -27,8 +28,8 @@ HINTS: Final[dict[str, str]] = {
     "console": "nothing is printed; put what you want to see into data, or try the script with `relay transform`",
     "Buffer": "use atob and btoa for base64",
     "require": NO_MODULES,
-    "module": NO_MODULES + " or exports; a function named transform is enough",
-    "exports": NO_MODULES + " or exports; a function named transform is enough",
+    "module": NO_EXPORTS,
+    "exports": NO_EXPORTS,
     "process": "there are no environment variables; keep settings in the Inngest function",
     "Deno": NO_MODULES,
     "setTimeout": NO_TIMERS,

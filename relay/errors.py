@@ -22,7 +22,11 @@ REJECTIONS: Final[dict[str, tuple[int, str]]] = {
     "source_disabled": (404, "the source is configured with enabled = false"),
     "method_not_allowed": (405, "webhooks are POSTed"),
     "body_too_large": (413, "the body, as sent or decoded, is over receiver.body_bytes_max"),
-    "headers_too_large": (431, "more headers than receiver.headers_max"),
+    "headers_too_large": (
+        431,
+        "more than receiver.headers_max headers, or a longer one than receiver.header_bytes_max",
+    ),
+    "request_malformed": (400, "the bytes are not a well-formed HTTP/1.1 request"),
     "body_timed_out": (408, "the body did not arrive within receiver.body_seconds"),
     "body_undecodable": (400, "Content-Encoding names a coding that the body is not in"),
     "unsupported_encoding": (415, "Content-Encoding is none of gzip, deflate, br, zstd, identity"),
@@ -32,7 +36,10 @@ REJECTIONS: Final[dict[str, tuple[int, str]]] = {
     "signature_mismatch": (401, "no configured secret gives any signature sent"),
     "timestamp_stale": (401, "the signed time is outside the provider's tolerance"),
     "key_unavailable": (401, "no usable key is configured for this signature"),
-    "overloaded": (503, "receiver.requests_max requests, or 256 MiB of bodies, are being read already"),
+    "overloaded": (
+        503,
+        "receiver.requests_max requests, 256 MiB of bodies, or all connections that open files allow, are held already",
+    ),
     "store_unavailable": (503, "the store cannot take the delivery now; nothing was kept"),
     "internal": (500, "the relay met a surprise, which it logged; nothing was kept"),
 }

@@ -35,6 +35,9 @@ STORE_RETRY_SECONDS: Final = 0.25
 #: A lone event that met a stopped destination lets the lane's others try before it.
 STOPPED_PASS_MS: Final = 250
 
+#: Of the lanes that send at once those whose last answer was trouble: many that hang leave room for the others.
+TROUBLED_LANES_MAX: Final = LANES_MAX // 2
+
 LaneKey: TypeAlias = tuple[str, str | None]
 
 
@@ -57,6 +60,7 @@ class Forwarder:
         self._drain_seconds = drain_seconds
         self._tasks: dict[LaneKey, asyncio.Task[None]] = {}
         self._states: dict[LaneKey, LaneState] = {}
+        self._latest_ms = clock_ms()
         self._missing: set[str] = set()
         self._store_lost = False
         self._stopping, self._ended, self._lane_ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -100,14 +104,24 @@ class Forwarder:
             self._lose_store(error)
             return STORE_RETRY_SECONDS
         self._regain_store()
-        now_ms = self._clock_ms()
+        now_ms = self._now_ms()
         self._forget_states(lanes, now_ms)
-        dues = [self._due_ms(lane) for lane in lanes if self._is_startable(lane)]
-        for lane in lanes:
-            if self._is_startable(lane) and self._due_ms(lane) <= now_ms and len(self._tasks) < LANES_MAX:
-                self._start_lane((lane.destination, lane.environment))
-        later = [due_ms - now_ms for due_ms in dues if due_ms > now_ms]
+        startable = [lane for lane in lanes if self._is_startable(lane)]
+        later = [due_ms - now_ms for lane in startable if (due_ms := self._due_ms(lane)) > now_ms]
+        self._fill_places([(lane.destination, lane.environment) for lane in startable if self._due_ms(lane) <= now_ms])
         return min(LOOK_SECONDS_MAX, min(later, default=1000) / 1000)
+
+    def _fill_places(self, due: Sequence[LaneKey]) -> None:
+        troubled = sum(map(self._is_troubled, self._tasks))
+        for key in due:
+            is_troubled = self._is_troubled(key)
+            if len(self._tasks) < LANES_MAX and not (is_troubled and troubled >= TROUBLED_LANES_MAX):
+                self._start_lane(key)
+                troubled += is_troubled
+
+    def _is_troubled(self, key: LaneKey) -> bool:
+        state = self._states.get(key)
+        return state is not None and (state.failures > 0 or state.stopped)
 
     def _forget_states(self, lanes: Sequence[Lane], now_ms: int) -> None:
         """Lanes that have nothing left (their last events died, say) need no memory and raise no alarm."""
@@ -189,16 +203,16 @@ class Forwarder:
         """Batch after batch, until the lane is empty or has to wait."""
         state = self._states.setdefault(key, LaneState(self._settings[key[0]].batch_events_max))
         try:
-            while not self._stopping.is_set() and state.resume_ms <= self._clock_ms():
+            while not self._stopping.is_set() and state.resume_ms <= self._now_ms():
                 if not await self._forward_batch(key, state) or len(self._tasks) >= LANES_MAX:
                     break  # empty, or others wait for a place: this lane's turn comes again
         except StoreUnavailable as error:
             self._lose_store(error)
-            state.resume_ms = self._clock_ms() + round(STORE_RETRY_SECONDS * 1000)
+            state.resume_ms = self._now_ms() + round(STORE_RETRY_SECONDS * 1000)
         except Exception as error:  # noqa: BLE001 - a surprise in one lane must end neither the lane nor the others
             self._telemetry.surprised("forwarder", error, destination=key[0], environment=key[1])
-            state.resume_ms = self._clock_ms() + 1000
-        if state.is_well(self._settings[key[0]]) and state.resume_ms <= self._clock_ms():
+            state.resume_ms = self._now_ms() + 1000
+        if state.is_well(self._settings[key[0]]) and state.resume_ms <= self._now_ms():
             del self._states[key]
 
     async def _forward_batch(self, key: LaneKey, state: LaneState) -> bool:
@@ -216,7 +230,7 @@ class Forwarder:
         """A batch: full by count or by bytes, or else as old as batch_wait_ms."""
         bytes_max, lease_seconds = self._settings[key[0]].batch_bytes_max, self._lease_seconds(key)
         events = await self._store.claim_events(*key, limit, bytes_max, lease_seconds)
-        left = bytes_max - sum(len(event.json) for event in events)
+        left = bytes_max - array_bytes(events) + len("[]") - len(",")  # as an array of its own, joined by a comma
         wait_ms = self._wait_ms(key, events)
         if not events or len(events) >= limit or left <= 0 or wait_ms <= 0:
             return events
@@ -230,7 +244,7 @@ class Forwarder:
         """What still fits. A claim has at least one event, however big: one that does not fit is given back."""
         try:
             events = await self._store.claim_events(*key, limit, left, self._lease_seconds(key))
-            if sum(len(event.json) for event in events) <= left:
+            if array_bytes(events) <= left:
                 return events
             await self._store.release_events(events)
         except StoreUnavailable as error:
@@ -239,7 +253,7 @@ class Forwarder:
 
     def _wait_ms(self, key: LaneKey, events: Sequence[ClaimedEvent]) -> int:
         """How long the oldest event may still wait for company."""
-        age_ms = self._clock_ms() - min((event.created_ms for event in events), default=0)
+        age_ms = self._now_ms() - min((event.created_ms for event in events), default=0)
         return min(self._settings[key[0]].batch_wait_ms - age_ms, self._settings[key[0]].batch_wait_ms)
 
     def _lease_seconds(self, key: LaneKey) -> float:
@@ -264,7 +278,7 @@ class Forwarder:
         self, key: LaneKey, state: LaneState, events: list[ClaimedEvent], outcomes: list[Outcome]
     ) -> list[Settlement]:
         """What the answer means for the lane and for each event."""
-        now_ms, rules, was_stopped = self._clock_ms(), self._settings[key[0]], self._is_stopped(key[0])
+        now_ms, rules, was_stopped = self._now_ms(), self._settings[key[0]], self._is_stopped(key[0])
         state.learn(outcomes, rules, now_ms, self._random())
         self._sound_alarm(key, was_stopped, outcomes)
         return [
@@ -291,6 +305,15 @@ class Forwarder:
                 self._lose_store(error)
                 await asyncio.sleep(STORE_RETRY_SECONDS)
         self._regain_store()
+
+    def _now_ms(self) -> int:
+        """The time. When the clock was set back, no lane waits longer for that."""
+        now_ms = self._clock_ms()
+        back_ms, self._latest_ms = self._latest_ms - now_ms, now_ms
+        if back_ms > 0:
+            for state in self._states.values():
+                state.resume_ms -= back_ms
+        return now_ms
 
     # ── what is said of it ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -359,3 +382,8 @@ class Forwarder:
         if self._store_lost:
             self._store_lost = False
             self._telemetry.log("store.regained", stage="forwarder")
+
+
+def array_bytes(events: Sequence[ClaimedEvent]) -> int:
+    """The size of the events as one JSON array."""
+    return len("[]") + sum(len(event.json) + len(",") for event in events) - len(",")

@@ -5,6 +5,7 @@ A command makes a few exchanges and ends. Headers go out exactly as they were si
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -76,6 +77,8 @@ def reason_of(error: Exception) -> str:
         return "no answer in time"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "there is no such host"
+    if isinstance(error, aiohttp.ClientOSError) and error.errno == errno.ECONNREFUSED:
+        return "nothing listens there (is the relay running?)"
     if isinstance(error, aiohttp.ClientOSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__

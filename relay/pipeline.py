@@ -23,6 +23,9 @@ from relay.transform import TransformLimits, transform
 
 #: Deliveries of one source in work at once: enough to keep the children busy, few enough to hold in memory.
 PER_SOURCE_MAX: Final = 16
+#: While a source, or all of them, hold so many bytes of bodies, each source goes on with one delivery at a time.
+SOURCE_BYTES_MAX: Final = 4 * 1024 * 1024
+WORK_BYTES_MAX: Final = 32 * 1024 * 1024
 CLAIM_MAX: Final = 64
 LEASE_SECONDS: Final = 120.0
 #: The longest sleep between looks at the store: a lease that ran out is found again within it.
@@ -51,6 +54,7 @@ class Pipeline:
         self.body_bytes_max = config.receiver.body_bytes_max
         self.telemetry = telemetry
         self.in_work: Counter[str] = Counter()
+        self.bytes_in_work: Counter[str] = Counter()
         self.tasks: set[asyncio.Task[None]] = set()
         self.freed = asyncio.Event()
         self.stopping = False
@@ -138,15 +142,19 @@ class Pipeline:
                 await asyncio.sleep(STORE_RETRY_SECONDS)
 
     async def claim(self) -> list[ClaimedDelivery]:
-        room = {name: PER_SOURCE_MAX - self.in_work[name] for name in self.sources}
-        room = {name: count for name, count in room.items() if count > 0}
+        room = {name: count for name in self.sources if (count := self.room(name)) > 0}
         self.freed.clear()
         return await self.store.claim_deliveries(CLAIM_MAX, LEASE_SECONDS, room) if room else []
+
+    def room(self, source: str) -> int:
+        """How many deliveries of a source may be begun now."""
+        is_heavy = self.bytes_in_work[source] >= SOURCE_BYTES_MAX or self.bytes_in_work.total() >= WORK_BYTES_MAX
+        return (1 if is_heavy else PER_SOURCE_MAX) - self.in_work[source]
 
     async def wait(self) -> None:
         """Until something may be claimable, or a place has become free, or IDLE_SECONDS."""
         waits = [asyncio.ensure_future(self.freed.wait())]
-        if any(self.in_work[name] < PER_SOURCE_MAX for name in self.sources):
+        if any(self.room(name) > 0 for name in self.sources):
             waits.append(asyncio.ensure_future(self.wait_deliveries()))
         try:
             await asyncio.wait(waits, timeout=IDLE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
@@ -160,14 +168,16 @@ class Pipeline:
         return True
 
     def start(self, claim: ClaimedDelivery) -> None:
-        source = claim.delivery.source
+        source, size = claim.delivery.source, len(claim.delivery.request.body)
         self.in_work[source] += 1
+        self.bytes_in_work[source] += size
         task = asyncio.create_task(self.attend(claim))
         self.tasks.add(task)
-        task.add_done_callback(lambda done: self.ended(source, done))
+        task.add_done_callback(lambda done: self.ended(source, size, done))
 
-    def ended(self, source: str, task: asyncio.Task[None]) -> None:
+    def ended(self, source: str, size: int, task: asyncio.Task[None]) -> None:
         self.in_work[source] -= 1
+        self.bytes_in_work[source] -= size
         self.tasks.discard(task)
         self.freed.set()
         if not task.cancelled() and (error := task.exception()) is not None:

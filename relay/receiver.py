@@ -1,23 +1,28 @@
 """Stage 1: a provider's POST becomes a stored delivery, and only then a 200.
 
-Read `Receiver.take` first: its lines are the steps. Every step gives what the next one needs, or a Rejected.
+Read `Receiver.take` and `judge` first: their lines are the steps. Each gives what the next one needs, or a Rejected.
 """
 
 from __future__ import annotations
 
 import asyncio
 import fnmatch
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
 from urllib.parse import parse_qsl
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
+from aiohttp.http_exceptions import LineTooLong
+from aiohttp.typedefs import Handler
 from ulid import ULID
 
 from relay.bodies import decode_body
 from relay.config import Receiver as ReceiverSettings
 from relay.config import environment_is_valid
+from relay.connection import TooManyConnections
 from relay.errors import Rejected, StoreUnavailable
 from relay.models import Accepted, Delivery, Request
 from relay.presets import HandshakeAnswer, answer_handshake
@@ -54,7 +59,7 @@ class Receiver:
         self.drained = asyncio.Event()
 
     def app(self) -> web.Application:
-        app = web.Application()
+        app = web.Application(middlewares=[self.receive_unrouted])
         app.router.add_route("*", "/in/{source}", self.receive, expect_handler=self.expect)
         app.router.add_route("*", "/{rest:.*}", self.receive, expect_handler=self.expect)
         return app
@@ -70,13 +75,18 @@ class Receiver:
                 self.telemetry.log("requests.cut", level="warning", count=self.requests_held)
 
     async def take(self, http: web.Request) -> Answer:
-        """The stage's main path: find the source, read, verify, store. Only Accepted means that anything was kept."""
+        """The stage's main path: find the source, read, judge, store. Only Accepted means that anything was kept."""
         source = self.find_source(http)
         if isinstance(source, Rejected):
             return source
         wire = await self.read_body(http)
         if isinstance(wire, Rejected):
             return wire
+        judged = self.judge(source, http, wire)
+        return (await self.store.accept([judged]))[0] if isinstance(judged, Delivery) else judged
+
+    def judge(self, source: RunningSource, http: web.Request, wire: bytes) -> Delivery | HandshakeAnswer | Rejected:
+        """Decode, verify, look for a handshake, find the environment. The decoded body lives no longer than this."""
         request = to_request(http, wire)
         body = decode_body(request.headers, wire, self.settings.body_bytes_max)
         if isinstance(body, Rejected):
@@ -91,8 +101,7 @@ class Receiver:
         environment = environment_asked(request, source)
         if isinstance(environment, Rejected):
             return environment
-        delivery = Delivery(str(ULID()), source.name, verified.key, now_ms, request, environment)
-        return (await self.store.accept([delivery]))[0]
+        return Delivery(str(ULID()), source.name, verified.key, now_ms, request, environment)
 
     async def receive(self, http: web.Request) -> web.Response:
         """One request, answered, counted and logged; this is where outcomes and surprises become HTTP."""
@@ -102,6 +111,8 @@ class Receiver:
             answer = await self.take(http)
         except StoreUnavailable as error:
             answer = Rejected("store_unavailable", "the relay cannot store this now, send it again", str(error))
+        except HttpProcessingError as error:
+            answer = unreadable(error)
         except (ConnectionResetError, asyncio.CancelledError):
             raise  # the sender went away: nobody is left to answer
         except Exception as error:  # noqa: BLE001 - a stranger's request must never end in a traceback
@@ -109,10 +120,28 @@ class Receiver:
             answer = Rejected("internal", "the relay could not handle this request, send it again")
         finally:
             self.release(http)
-        self.report(http, answer, time.perf_counter() - began)
+        self.report(http.match_info.get("source"), answer, time.perf_counter() - began, http.get("bytes_held", 0))
         response = respond(answer)
         if self.draining:
             response.force_close()
+        return response
+
+    @web.middleware
+    async def receive_unrouted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """`OPTIONS *` and `CONNECT` fit no route: like any URL that is not ours, but in our form."""
+        try:
+            return await handler(request)
+        except web.HTTPNotFound:
+            return await self.receive(request)
+
+    def refuse(self, error: BaseException | None) -> web.Response:
+        """The answer to what never became a request; nobody knows where the next begins, so the connection ends."""
+        answer = unreadable(error)
+        if answer.code == "internal" and error is not None:
+            self.telemetry.surprised("receiver", error)
+        self.report(None, answer, 0.0)
+        response = respond(answer)
+        response.force_close()
         return response
 
     def release(self, http: web.Request) -> None:
@@ -125,11 +154,11 @@ class Receiver:
         """`Expect: 100-continue`: a request that will be refused is refused before its body is sent."""
         source = self.find_source(http)
         if isinstance(source, Rejected):
-            self.report(http, source, 0.0)
+            self.report(http.match_info.get("source"), source, 0.0)
             return respond(source)
         if (http.content_length or 0) > self.settings.body_bytes_max:
             too_large = self.too_large()
-            self.report(http, too_large, 0.0)
+            self.report(source.name, too_large, 0.0)
             return respond(too_large)
         if http.headers.get("Expect", "").lower() == "100-continue" and http.transport is not None:
             http.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -184,18 +213,17 @@ class Receiver:
         url = public_url(self.settings.public_url, http)
         return verify(source.preset.scheme, source.settings.secrets, request, url=url, body=body, now_s=now_ms / 1000)
 
-    def report(self, http: web.Request, answer: Answer, seconds: float) -> None:
+    def report(self, name: str | None, answer: Answer, seconds: float, size: int = 0) -> None:
         """Count and log; the label is a configured name or `_unknown`, whatever the URL was."""
-        name = http.match_info.get("source")
         source = name if name in self.sources else UNKNOWN_SOURCE
         code = outcome_code(answer)
         self.telemetry.requests.labels(source, code).inc()
         self.telemetry.request_seconds.labels(source).observe(seconds)
-        size, milliseconds = http.get("bytes_held", 0), round(seconds * 1000, 1)
+        milliseconds = round(seconds * 1000, 1)
         if isinstance(answer, Accepted):
             self.telemetry.body_bytes.labels(source).inc(size)
-            name = "delivery.duplicated" if answer.duplicate else "delivery.accepted"
-            self.telemetry.log(name, source=source, id=answer.id, bytes=size, ms=milliseconds)
+            line = "delivery.duplicated" if answer.duplicate else "delivery.accepted"
+            self.telemetry.log(line, source=source, id=answer.id, bytes=size, ms=milliseconds)
         elif isinstance(answer, Rejected):
             self.telemetry.log(
                 "delivery.rejected",
@@ -211,13 +239,32 @@ class Receiver:
 
 
 def to_request(http: web.Request, body: bytes) -> Request:
-    path, _, query = http.raw_path.partition("?")
+    path, _, query = target(http).partition("?")
     return Request(http.method, path, query, tuple(http.raw_headers), body)
 
 
 def public_url(base: str | None, http: web.Request) -> str:
     """The URL as the provider sees it, for schemes that sign it: receiver.public_url, else what the request says."""
-    return f"{base or f'{http.scheme}://{http.host}'}{http.raw_path}"
+    return f"{base or f'{http.scheme}://{http.host}'}{target(http)}"
+
+
+def target(http: web.Request) -> str:
+    """Path and query as they were sent. A request that names the whole URL, as to a proxy, means the same by it."""
+    sent = http.raw_path
+    return sent if sent.startswith("/") else re.sub(r"\A[A-Za-z][A-Za-z0-9+.-]*://[^/?]*", "", sent)
+
+
+def unreadable(error: BaseException | None) -> Rejected:
+    """What is wrong with bytes that the parser refused. Its text may quote them, except in a first line of several."""
+    if isinstance(error, TooManyConnections):
+        return Rejected("overloaded", "too many connections at once, send it again", str(error))
+    if isinstance(error, LineTooLong) or "Too many headers" in str(error):
+        return Rejected("headers_too_large", "there are too many headers, or one of them or the URL is too long")
+    if isinstance(error, HttpProcessingError):
+        line, several, _ = error.message.partition("\n")
+        detail = line.rstrip(":") if several else type(error).__name__
+        return Rejected("request_malformed", "this is not a well-formed HTTP/1.1 request", detail)
+    return Rejected("internal", "the relay could not handle this request, send it again")
 
 
 def environment_asked(request: Request, source: RunningSource) -> str | Rejected | None:
@@ -260,8 +307,8 @@ def respond(answer: Answer) -> web.Response:
     response = web.json_response({"error": {"code": answer.code, "message": answer.message}}, status=answer.status)
     if answer.status == 405:
         response.headers["Allow"] = "POST"
-    if answer.status in (408, 413, 431):
-        response.force_close()  # the rest of the body is not read
+    if answer.status in (408, 413, 431) or answer.code == "request_malformed":
+        response.force_close()  # the rest is not read
     if answer.status == 503:
         response.headers["Retry-After"] = "5"
     return response

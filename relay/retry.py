@@ -12,8 +12,8 @@ from typing import Final, Protocol
 from relay.models import ClaimedEvent, Dead, EventState, Outcome, Retry, Sent, Settlement
 
 #: Counted attempts that every event gets before its window may end it: one that waited the window out behind a
-#: stopped destination, or that a person replayed, must not die of the first hiccup.
-ATTEMPTS_MIN: Final = 3
+#: stopped destination, or that a person replayed, must not die while the backlog is still being slowed down (429).
+ATTEMPTS_MIN: Final = 10
 #: Beyond so many doublings every delay is at its maximum anyway.
 DOUBLINGS_MAX: Final = 32
 MS_PER_HOUR: Final = 3_600_000

@@ -45,6 +45,8 @@ ERROR_BYTES_MAX: Final = 64 * 1024
 WARM_MAX: Final = 32
 #: Recursion depth about 1,200; the main thread's C stack is 8 MiB on the usual system.
 STACK_BYTES_MAX: Final = 2 * 1024 * 1024
+#: A script that may throw null itself; in any other it is the engine, out of memory, that did.
+THROWS_NULL: Final = re.compile(r"\b(?:throw|reject)\W+null\b")
 #: Jobs are also bounded by time; this bounds a loop of jobs that each take none.
 JOBS_MAX: Final = 1_000_000
 
@@ -83,13 +85,14 @@ class ScriptError(Exception):
 
     def encode(self) -> bytes:
         fields = {"code": self.code, "name": self.name, "message": self.message[:2000], "stack": self.stack[:4000]}
-        return json.dumps(fields).encode()
+        return json.dumps(fields, ensure_ascii=False).encode("utf-8", "replace")  # half a surrogate pair is no UTF-8
 
 
 class Slot:
     """One fresh context with one script compiled in it; good for one call, so that nothing outlives the call."""
 
     def __init__(self, engine: Any, wrapper: str, script: str, limits: Limits) -> None:
+        self.script = script
         self.context = engine.Context()
         self.context.set_max_stack_size(limits.stack_bytes)
         self.context.set_memory_limit(limits.memory_bytes)
@@ -111,12 +114,20 @@ class Engine:
         """The JSON text that transform returned, None for null and undefined. Raises ScriptError."""
         slot = self.take(script)
         self.used[script] = None
-        began = time.process_time()
-        arguments = (raw, evt, headers, query, float(self.limits.output_bytes))
-        answer = self.guarded(lambda: slot.step(0, slot.factory, *arguments))
+        self.read(slot, raw, evt, headers, query)
+        began = time.process_time()  # only now: the time to read a large body is not the script's
+        answer = self.guarded(lambda: slot.step(0, slot.factory, float(self.limits.output_bytes)))
         if answer == 2:
             answer = self.settle(slot, began)
         return self.judge(slot, answer)
+
+    def read(self, slot: Slot, *request: str | None) -> None:
+        try:
+            self.judge(slot, self.guarded(lambda: slot.step(4, None, 0, *request)))
+        except ScriptError as error:
+            if error.code == "script_out_of_memory":
+                error.message = f"the parsed body alone takes more than {self.limits.memory_bytes} bytes of memory"
+            raise
 
     def compile(self, script: str) -> None:
         """Check the syntax, and that running the script's top level defines transform. Raises ScriptError."""
@@ -186,6 +197,8 @@ class Engine:
             return answer
         if answer == 1:
             raise thrown(self.guarded(lambda: slot.step(2)))
+        if answer == 6:
+            raise threw_null(slot.script)
         if answer == 3:
             raise ScriptError("script_invalid", "there is no function named transform")
         if answer == 4:
@@ -222,6 +235,12 @@ def thrown(report: Any) -> ScriptError:
     if fields["name"] == "InternalError" and "out of memory" in fields["message"]:
         return ScriptError("script_out_of_memory", "", stack=fields["stack"])
     return ScriptError("script_raised", fields["message"], name=fields["name"], stack=fields["stack"])
+
+
+def threw_null(script: str) -> ScriptError:
+    if THROWS_NULL.search(script):
+        return ScriptError("script_raised", "null", name="Thrown")
+    return ScriptError("script_out_of_memory", "")
 
 
 def stopped(text: str) -> ScriptError:
@@ -271,24 +290,31 @@ def read_request(channel: socket.socket) -> bytearray | None:
 
 
 def answer_request(engine: Engine, frame: bytearray) -> bytes:
-    operation, number, *sizes = REQUEST.unpack_from(frame)
-    parts: list[str | None] = []
-    at = REQUEST.size
-    for size in sizes:
-        parts.append(None if size == ABSENT else frame[at : at + size].decode("utf-8", "replace"))
-        at += 0 if size == ABSENT else size
-    script, raw, evt, headers, query = parts
+    number = REQUEST.unpack_from(frame)[1]
     try:
-        if operation == COMPILE:
-            engine.compile(script or "")
-            text = None
-        else:
-            text = engine.run(script or "", raw or "", evt, headers or "{}", query or "{}")
+        text = run_request(engine, frame)
     except ScriptError as error:
         return REPLY.pack(number, ERROR) + error.encode()
+    except MemoryError:  # of the process: a body of many times the usual limit
+        full = ScriptError("script_out_of_memory", "the request alone takes more memory than a sandbox child has")
+        return REPLY.pack(number, ERROR) + full.encode()
     if text is None:
         return REPLY.pack(number, NOTHING)
     return REPLY.pack(number, RESULT) + text.encode("utf-8", "replace")
+
+
+def run_request(engine: Engine, frame: bytearray) -> str | None:
+    operation, _, *sizes = REQUEST.unpack_from(frame)
+    texts: list[str | None] = []
+    at = REQUEST.size
+    for size in sizes:
+        texts.append(None if size == ABSENT else frame[at : at + size].decode("utf-8", "replace"))
+        at += 0 if size == ABSENT else size
+    script, raw, evt, headers, query = texts
+    if operation == COMPILE:
+        engine.compile(script or "")
+        return None
+    return engine.run(script or "", raw or "", evt, headers or "{}", query or "{}")
 
 
 def serve(channel: socket.socket, engine: Engine) -> None:

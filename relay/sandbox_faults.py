@@ -16,7 +16,10 @@ FRAMES_MAX: Final = 20
 FRAME: Final = re.compile(r"^\s*at (?:(?P<name>[^\n]{1,200}?) \()?(?:<input>:(?P<line>\d+):(?P<column>\d+)|native)\)?$")
 #: The wrapper's own functions: where they begin, the script's frames end.
 WRAPPER_FRAMES: Final = frozenset(
-    {"relayStep", "relayRun", "relayDone", "relayAwait", "relayResolve", "relayFulfilled", "relayText", "relayFail"}
+    {
+        *("relayStep", "relayRead", "relayBody", "relayRun", "relayDone", "relayAwait", "relayResolve"),
+        *("relayFulfilled", "relayRejected", "relayText", "relayFail"),
+    }
 )
 
 
@@ -50,10 +53,10 @@ def script_frames(file: str, stack: str) -> tuple[list[str], tuple[int, int] | N
     """The script's own frames, innermost first, and the (line, column) of the first that has one."""
     frames: list[str] = []
     place = None
-    for text in stack.split("\n"):
-        found = FRAME.match(text)
-        if not found:
-            continue
+    known = [found for found in map(FRAME.match, stack.split("\n")) if found]
+    if len(known) > 1 and not known[0]["name"]:
+        del known[0]  # a place in a text that the script gave to JSON.parse, eval or new Function
+    for found in known:
         if found["name"] in WRAPPER_FRAMES or len(frames) == FRAMES_MAX:
             break
         at = script_place(found)

@@ -1,9 +1,10 @@
 // Runs first in every fresh context and keeps the built-ins it needs where no script can reach or change them.
-// Its value is the one function that the child calls: relayStep(what, factory, raw, evt, headers, query, lengthMax).
-//   what 0: run the transform. Answers the result's JSON text; null for "nothing"; or a number:
+// Its value is the one function that the child calls: relayStep(what, factory, lengthMax, raw, evt, headers, query).
+//   what 4: read the request (none of the script's code runs): null, 1 or 6
+//   what 0: run the transform on it. Answers the result's JSON text; null for "nothing"; or a number:
 //           1 it threw (ask 2 for why), 2 it returned a promise (run the jobs, then ask 1),
 //           3 there is no function named transform, 4 the text is longer than lengthMax,
-//           5 the result has no JSON form
+//           5 the result has no JSON form, 6 null was thrown, as the engine does with no memory left for an error
 //   what 1: how the promise settled, answered like 0
 //   what 2: the last error as the JSON text {"name","message","stack"}
 //   what 3: only find the transform: null, 1 or 3
@@ -18,7 +19,7 @@
   for (const name of ["Atomics", "SharedArrayBuffer", "WeakRef", "FinalizationRegistry"]) delete globalThis[name];
 
   const PENDING = 2;
-  let settled = PENDING, failure = null;
+  let settled = PENDING, failure = null, given = null;
 
   function relayText(value, lengthMax) {
     return apply(slice, typeof value === "string" ? value : `${value}`, [0, lengthMax]);
@@ -26,9 +27,10 @@
 
   // All of this runs the script's own getters and toString: inside the time limit, and it may throw anything.
   function relayFail(thrown) {
+    if (thrown === null) return 6;
     const report = { __proto__: null, name: "", message: "", stack: "" }; // no prototype: no toJSON from the script
     try {
-      if (thrown !== null && typeof thrown === "object") {
+      if (typeof thrown === "object") {
         const { name, message, stack } = thrown;
         report.name = name === undefined ? "Thrown" : relayText(name, 100);
         report.message = relayText(message === undefined ? stringify(thrown) : message, 2000);
@@ -55,7 +57,7 @@
     try {
       return parse(raw.charCodeAt(0) === 0xfeff ? apply(slice, raw, [1]) : raw);
     } catch (error) {
-      if (error instanceof EngineFault) throw error; // out of memory
+      if (error === null || error instanceof EngineFault) throw error; // out of memory
       return null;
     }
   }
@@ -72,8 +74,14 @@
     return PENDING;
   }
 
-  function relayRun(factory, raw, evt, headers, query, lengthMax) {
-    const body = evt === null ? relayBody(raw) : parse(evt), named = parse(headers), asked = parse(query);
+  function relayRead(raw, evt, headers, query) {
+    given = [evt === null ? relayBody(raw) : parse(evt), parse(headers), parse(query), raw];
+    return null;
+  }
+
+  function relayRun(factory, lengthMax) {
+    const body = given[0], named = given[1], asked = given[2], raw = given[3];
+    given = null;
     const transform = factory();
     if (typeof transform !== "function") return 3;
     const value = transform(body, named, asked, raw);
@@ -84,12 +92,13 @@
     return relayDone(value, lengthMax);
   }
 
-  return function relayStep(what, factory, raw, evt, headers, query, lengthMax) {
+  return function relayStep(what, factory, lengthMax, raw, evt, headers, query) {
     if (what === 1) return settled;
     if (what === 2) return failure;
     try {
       if (what === 3) return typeof factory() === "function" ? null : 3;
-      return relayRun(factory, raw, evt, headers, query, lengthMax);
+      if (what === 4) return relayRead(raw, evt, headers, query);
+      return relayRun(factory, lengthMax);
     } catch (error) {
       return relayFail(error);
     }

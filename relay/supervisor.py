@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import web
 
@@ -22,20 +22,25 @@ DAY_MS: Final = 24 * 3600 * 1000
 
 
 class Stopping:
-    """Set by SIGTERM or SIGINT; Ctrl-C once more ends the process at once."""
+    """Set by SIGTERM or SIGINT. Another SIGTERM changes nothing, to the very end; Ctrl-C once more ends at once."""
 
     def __init__(self) -> None:
         self.event = asyncio.Event()
 
     def listen(self) -> None:
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self.event.set)
+        # Not through the loop, which gives the signal its deadly meaning back when it is closed.
+        signal.signal(signal.SIGTERM, lambda *_: loop.call_soon_threadsafe(self.stop))
         loop.add_signal_handler(signal.SIGINT, self.interrupt)
+
+    def stop(self) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        self.event.set()
 
     def interrupt(self) -> None:
         if self.event.is_set():
             os._exit(130)  # like a kill: what was acknowledged is on disk
-        self.event.set()
+        self.stop()
 
 
 class Supervisor:
@@ -67,11 +72,10 @@ class Supervisor:
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
-async def listen(app: web.Application, host: str, port: int, *, key: str, **limits: Any) -> web.AppRunner:
+async def listen(runner: web.AppRunner, host: str, port: int, *, key: str, backlog: int = 128) -> web.AppRunner:
     """Open one listener. Raises ConfigError when the address cannot be had."""
-    runner = web.AppRunner(app, access_log=None, **limits)
     await runner.setup()
-    site = web.TCPSite(runner, host, port, backlog=1024)
+    site = web.TCPSite(runner, host, port, backlog=backlog)
     try:
         await site.start()
     except OSError as error:

@@ -139,4 +139,4 @@ def stderr_telemetry() -> Telemetry:
 
 def _plain(value: object) -> str:
     text = str(value)
-    return json.dumps(text) if not text or any(c in text for c in ' "=\n\r\t') else text
+    return json.dumps(text) if not text.isprintable() or not text or any(c in text for c in ' "=') else text

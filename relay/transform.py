@@ -26,9 +26,10 @@ TS_MIN: Final = 315_532_800_000
 TS_MAX: Final = 4_102_444_800_000
 #: A body larger than this is decoded in a thread, so that the event loop goes on.
 INLINE_BYTES_MAX: Final = 64 * 1024
-#: One escape of a JSON string: a surrogate pair, half of one, or any other.
-ESCAPE: Final = re.compile(
-    r"(?P<pair>\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|(?P<half>\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
+#: Escapes of a surrogate pair or of half of one, after backslashes that escape one another.
+SURROGATES: Final = re.compile(
+    r"(?<!\\)(?P<even>(?:\\\\)*+)"
+    r"(?:\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<half>\\u[dD][89a-fA-F][0-9a-fA-F]{2}))"
 )
 
 
@@ -134,7 +135,7 @@ def mend_surrogates(text: str) -> str:
     """Half a surrogate pair, which no UTF-8 can hold, becomes U+FFFD, as it does in Inngest."""
     if "\\ud" not in text and "\\uD" not in text:
         return text
-    return ESCAPE.sub(lambda found: "\\ufffd" if found["half"] else found[0], text)
+    return SURROGATES.sub(lambda found: found["even"] + "\\ufffd" if found["half"] else found[0], text)
 
 
 def event_from(
@@ -147,6 +148,10 @@ def event_from(
         if bytes(text).startswith(b"{"):
             raise InvalidEventError(f"cannot be read: {error}") from error
         raise InvalidEventError(f"is {describe(bytes(text).decode())}, not an object") from error
+    if bytes(text) == b"{}":
+        raise InvalidEventError(
+            "is {}, as a promise in a list is: name is missing; for promises return Promise.all(list)"
+        )
     name = event_name(fields.name)
     ts = event_ts(fields.ts, delivery.received_ms)
     event_id = read_id(fields.id) or f"{delivery.source}:{delivery.key or delivery.id}:{position}"
@@ -175,7 +180,10 @@ def event_json(event_id: str, name: str, ts: int, fields: Envelope) -> bytes:
 
 def read(raw: msgspec.Raw | msgspec.UnsetType) -> Any:
     """A small field's value; None for null and for no such field."""
-    return None if isinstance(raw, msgspec.UnsetType) else msgspec.json.decode(raw)
+    try:
+        return None if isinstance(raw, msgspec.UnsetType) else msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError) as error:  # a number of a thousand digits
+        raise InvalidEventError(f"cannot be read: {error}") from error
 
 
 def event_name(raw: msgspec.Raw | msgspec.UnsetType) -> str:

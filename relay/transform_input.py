@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
 
 from relay.bodies import content_type, decode_body
 from relay.errors import Rejected, TransformError
@@ -114,7 +114,7 @@ def multipart_fields(headers: RawHeaders, body: bytes) -> Fields | None:
         parser.finalize()
     except FormParserError:
         return None
-    return parts.fields
+    return parts.fields if parser.state == MultipartState.END else None  # cut short: half a form is no form
 
 
 class Parts:
@@ -155,6 +155,7 @@ class Parts:
     def end(self) -> None:
         _, options = parse_options_header(self.disposition)
         name = options.get(b"name")
-        if name and not options.get(b"filename"):
+        is_file = options.get(b"filename") or b"filename*=" in self.disposition.lower()
+        if name and not is_file:
             value = b"".join(self.data).decode("utf-8", "replace")
             self.fields.setdefault(name.decode("utf-8", "replace"), []).append(value)

@@ -39,6 +39,9 @@ function transform(evt, headers, queryParams, raw) {
 }
 
 function interaction(payload) {
+  if (!payload || !payload.type) {
+    throw new Error("this is no Slack interaction: its payload has no type");
+  }
   return {
     id: payload.trigger_id && `slack/${payload.trigger_id}`,
     name: `slack/${payload.type}`,

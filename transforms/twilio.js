@@ -39,7 +39,7 @@ function subject(fields) {
     return { kind: "message", status: status, id: `${messageSid}.${status}` };
   }
   if (fields.CallSid) {
-    return { kind: "call", status: fields.CallStatus, id: undefined };
+    return { kind: "call", status: fields.CallStatus || "updated", id: undefined };
   }
   throw new Error("the request is about no message, call or recording");
 }

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from relay.commands.arguments import Commands, add_command, add_json
 from relay.commands.output import COLOURS, EXIT_CONFIG, EXIT_DONE, EXIT_UNSUCCESSFUL, Output
 from relay.commands.settings import config_path
-from relay.config import Config, examine_table, is_loopback, process_environ, read_toml
+from relay.config import Config, examine_table, is_loopback, process_environ, read_toml, sound_part
 from relay.errors import ConfigError, SandboxUnavailable, TransformError
 from relay.javascript import lint
 from relay.presets import preset_for, secret_problems
@@ -41,20 +42,39 @@ def register(commands: Commands) -> None:
 
 async def check(args: argparse.Namespace, output: Output) -> int:
     path = config_path(args) or Path("relay.toml")
-    config, mistakes = examine_table(read_toml(path), process_environ(), path)
-    problems, layers = [of_mistake(mistake) for mistake in mistakes], dict[str, str]()
-    if config is not None:
-        scripts: dict[str, Script] = {}
-        problems = [*general_problems(config)]
-        for name in config.sources:
-            problems += source_problems(config, name, scripts)
-        found, layers = await script_problems(config, scripts)
-        problems += found
+    try:
+        table = read_toml(path)
+    except ConfigError as mistake:
+        if not args.json:
+            raise
+        report([of_mistake(mistake)], {}, path, args, output)
+        return EXIT_CONFIG
+    config, mistakes = examine_table(table, process_environ(), path)
+    problems = [of_mistake(mistake) for mistake in mistakes]
+    problems += general_problems(config) if config else []
+    sound, more = (config, []) if config else sound_part(table, process_environ(), path)
+    found, layers = await deeper_problems(sound)
+    found = [*map(of_mistake, more), *found]
+    problems += [problem for problem in found if not any(is_about(problem, mistake) for mistake in mistakes)]
     report(problems, layers, path, args, output)
     if config is None:
         return EXIT_CONFIG
     fatal = ("error", "warning") if args.strict else ("error",)
     return EXIT_UNSUCCESSFUL if any(problem.level in fatal for problem in problems) else EXIT_DONE
+
+
+async def deeper_problems(config: Config) -> tuple[list[Problem], dict[str, str]]:
+    """The sources' own and their scripts', and what the sandbox's layers say of themselves."""
+    scripts: dict[str, Script] = {}
+    problems = [problem for name in config.sources for problem in source_problems(config, name, scripts)]
+    found, layers = await script_problems(config, scripts)
+    return [*problems, *found], layers
+
+
+def is_about(problem: Problem, mistake: ConfigError) -> bool:
+    """Does `mistake` say already what is wrong there?"""
+    where = of_mistake(mistake).where
+    return where == problem.where or where.startswith((f"{problem.where}[", f"{problem.where}."))
 
 
 def of_mistake(mistake: ConfigError) -> Problem:
@@ -74,8 +94,8 @@ def general_problems(config: Config) -> Iterator[Problem]:
         key = f"destinations.{name}"
         if all(source.destination != name for source in config.sources.values()):
             yield problem("warning", key, "destination_unused", "no source forwards to it")
-        host = destination.url.partition("://")[2].partition("/")[0].rpartition(":")[0] or destination.url[7:]
-        if destination.url.startswith("http://") and not is_loopback(host.strip("[]")):
+        address = urlsplit(destination.url)
+        if address.scheme == "http" and not is_loopback(address.hostname or ""):
             yield problem("warning", f"{key}.url", "not_encrypted", "http:// shows the event key to the network")
     token = config.operator.token
     if token and len(token) < TOKEN_CHARACTERS_MIN:
@@ -106,14 +126,14 @@ def source_problems(config: Config, name: str, scripts: dict[str, Script]) -> It
             yield Problem("warning", f"{key}.provider", "unverified", "takes webhooks from anybody who knows the URL")
     if not source.enabled:
         yield Problem("note", f"{key}.enabled", "source_disabled", "is disabled: its URL answers 404")
+    if source.transform is None:
+        message = "no transform is set: Inngest's default makes the events"
+        yield Problem("note", f"{key}.transform", "default_transform", message)
+        return
     try:
         scripts[name] = load_script(config, name)
     except ConfigError as mistake:
         yield of_mistake(mistake)
-    else:
-        if source.transform is None:
-            message = "no transform is set: Inngest's default makes the events"
-            yield Problem("note", f"{key}.transform", "default_transform", message)
 
 
 async def script_problems(config: Config, scripts: dict[str, Script]) -> tuple[list[Problem], dict[str, str]]:
@@ -142,10 +162,12 @@ def judged(script: Script, error: TransformError | None) -> list[Problem]:
             finding.message,
         )
         for finding in lint(script.text)
+        if not (error and finding.code == "lint_skipped")  # the engine has said where the syntax is wrong
     ]
     if error is None:
         return found
-    return [Problem("error", place(script, error.line, error.column), error.code, error.message), *found]
+    where = place(script, error.line, error.column)
+    return [Problem("error", where, error.code, error.message.removeprefix(f"{where}: ")), *found]
 
 
 def place(script: Script, line: int | None, column: int | None = None) -> str:

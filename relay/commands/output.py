@@ -22,18 +22,17 @@ COLOURS: Final = {
     "sent": "32", "processed": "32", "ok": "32", "filtered": "2",
 }  # fmt: skip
 CELL_CHARACTERS_MIN: Final = 8
-#: Narrower cells are never cut: ids and states are there to be copied.
-KEPT_WHOLE: Final = 36
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """`key` is the record's field; `show` turns its value into text; the last wide column gives way first."""
+    """`key` is the record's field; `show` turns its value into text; a `whole` one is there to be copied, never cut."""
 
     title: str
     key: str
     show: Callable[[Any], str] = field(default=lambda value: "" if value is None else str(value))
     right: bool = False
+    whole: bool = False
 
 
 class Output:
@@ -76,11 +75,13 @@ class Output:
         self.progress_shown = False
 
     def table(self, columns: Sequence[Column], records: Sequence[Mapping[str, Any]]) -> None:
-        """Aligned columns under titles, cut to the terminal's width (never cut when stdout is no terminal)."""
+        """Aligned columns under titles; on a terminal without the empty ones, and cut to its width."""
+        if self.width:
+            columns = [column for column in columns if any(column.show(record.get(column.key)) for record in records)]
         rows = [[printable(column.show(record.get(column.key))) for column in columns] for record in records]
         titles = [column.title for column in columns]
         widths = [max(map(columns_of, column)) for column in zip(titles, *rows, strict=True)]
-        widths = fit(widths, self.width)
+        widths = fit(widths, [column.whole or column.right for column in columns], self.width)
         print(self.paint("1", aligned(titles, widths, columns)), file=self.stdout)
         for row in rows:
             print(self.paint_states(row, aligned(row, widths, columns)), file=self.stdout)
@@ -103,18 +104,16 @@ class Output:
         return text
 
 
-def fit(widths: list[int], total: int | None) -> list[int]:
-    """Take from the widest column until the row fits, but leave what is there to be copied."""
+def fit(widths: list[int], whole: Sequence[bool], total: int | None) -> list[int]:
+    """Take from the widest column that may be cut, place by place, until the row fits or nothing is left to take."""
     widths = list(widths)
     spare = sum(widths) + 2 * (len(widths) - 1) - total if total else 0
     while spare > 0:
-        widest = max(range(len(widths)), key=lambda i: widths[i])
-        room = widths[widest] - (KEPT_WHOLE if widths[widest] > KEPT_WHOLE else CELL_CHARACTERS_MIN)
-        if room <= 0 or widths[widest] <= KEPT_WHOLE:
+        wide = [i for i, width in enumerate(widths) if not whole[i] and width > CELL_CHARACTERS_MIN]
+        if not wide:
             break
-        taken = min(room, spare)
-        widths[widest] -= taken
-        spare -= taken
+        widths[max(wide, key=lambda i: (widths[i], i))] -= 1
+        spare -= 1
     return widths
 
 

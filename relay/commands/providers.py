@@ -31,7 +31,9 @@ async def list_providers(args: argparse.Namespace, output: Output) -> int:
     if args.json:
         output.document(found)
     else:
-        output.table([Column("NAME", "name"), Column("TITLE", "title"), Column("SECRET", "secret_form")], found)
+        output.table(
+            [Column("NAME", "name", whole=True), Column("TITLE", "title"), Column("SECRET", "secret_form")], found
+        )
     return EXIT_DONE
 
 

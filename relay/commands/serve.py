@@ -11,7 +11,7 @@ from relay.app import run_relay
 from relay.commands.arguments import Commands, add_command
 from relay.commands.output import Output
 from relay.commands.settings import DEV_SECRETS_FILE, DevConfig, config_path, dev_config
-from relay.config import Config, load_config, without_cloud
+from relay.config import Config, Source, load_config, without_cloud
 from relay.operator_client import base_url
 from relay.telemetry import stderr_telemetry
 
@@ -51,11 +51,22 @@ def show_urls(config: Config, output: Output, built_in: DevConfig | None = None)
     output.line("Paste into the provider's webhook settings:")
     for name, source in config.sources.items():
         if source.enabled:
-            output.line(f"  {name:<12} {base}/in/{name}{shown_secret(name, built_in)}")
-    if built_in is not None:
-        output.line(f"Try it without a provider, in another terminal: {shown_program()} send github")
-    output.line(f"Operator API: {base_url(config.operator.host, config.operator.port)}")
+            output.line()
+            output.line(f"  {name}")
+            output.line(f"    URL     {base}/in/{name}")
+            output.line(f"    secret  {shown_secret(name, source, built_in)}")
+    output.line()
+    if built_in is not None and len(built_in.variables) < len(built_in.secrets):
+        output.line(f"These secrets were made up for you and are kept in {DEV_SECRETS_FILE}.")
+    if any(source.enabled for source in config.sources.values()):
+        output.line(f"In another terminal: {shown_program()} send {first_source(config)}")
+    output.line(f"Operator listener: {base_url(config.operator.host, config.operator.port)} (Ctrl-C stops the relay)")
+    output.line()
     output.stdout.flush()
+
+
+def first_source(config: Config) -> str:
+    return next(name for name, source in config.sources.items() if source.enabled)
 
 
 def shown_program() -> str:
@@ -63,9 +74,11 @@ def shown_program() -> str:
     return "relay" if shutil.which("relay") else sys.argv[0]
 
 
-def shown_secret(name: str, built_in: DevConfig | None) -> str:
+def shown_secret(name: str, source: Source, built_in: DevConfig | None) -> str:
+    if not source.secrets:
+        return "none: anybody who knows the URL is believed"
     if built_in is None:
-        return ""
+        return "the one in your configuration"
     if name in built_in.variables:
-        return f"   secret from {built_in.variables[name]}"
-    return f"   secret {built_in.secrets[name]}   (kept in {DEV_SECRETS_FILE})"
+        return f"the one in {built_in.variables[name]}"
+    return built_in.secrets[name]

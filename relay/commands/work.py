@@ -91,7 +91,8 @@ async def pages(listing: Callable[..., Awaitable[list[Json]]], args: argparse.Na
 
 def of_filters(args: argparse.Namespace) -> str:
     given = [f"{name.removesuffix('_id')} {getattr(args, name)}" for name in FILTERS if hasattr(args, name)]
-    return f" of {', '.join(given)}" if given else " yet"
+    older = f" before {args.before}" if hasattr(args, "before") else ""
+    return (f" of {', '.join(given)}" if given else "") + (older or ("" if given else " yet"))
 
 
 async def deliveries_show(args: argparse.Namespace, output: Output) -> int:
@@ -129,10 +130,10 @@ def not_found(output: Output, sentence: str, hint: str, name: str) -> int:
 def delivery_columns() -> list[Column]:
     now = now_ms()
     return [
-        Column("ID", "id"),
+        Column("ID", "id", whole=True),
         Column("AGE", "received_ms", lambda at_ms: age(at_ms, now), right=True),
         Column("SOURCE", "source"),
-        Column("STATE", "state"),
+        Column("STATE", "state", whole=True),
         Column("EVENTS", "event_count", right=True),
         Column("SIZE", "body_bytes", size, right=True),
         Column("ENV", "environment"),
@@ -144,10 +145,10 @@ def delivery_columns() -> list[Column]:
 def event_columns(*, of_delivery: bool = False) -> list[Column]:
     now = now_ms()
     columns = [
-        Column("REF", "ref"),
+        Column("REF", "ref", whole=True),
         Column("AGE", "created_ms", lambda at_ms: age(at_ms, now), right=True),
         Column("SOURCE", "source"),
-        Column("STATE", "state"),
+        Column("STATE", "state", whole=True),
         Column("TRIES", "attempt", right=True),
         Column("NAME", "name"),
         Column("DESTINATION", "destination"),

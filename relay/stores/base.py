@@ -70,8 +70,8 @@ class Store(Protocol):
     async def claim_events(
         self, destination: str, environment: str | None, limit: int, bytes_max: int, lease_seconds: float
     ) -> list[ClaimedEvent]:
-        """Up to `limit` pending events of one lane whose time has come, together at most `bytes_max` bytes of JSON
-        (but at least one event). No event is in two unexpired claims. Oldest first. Never waits.
+        """Up to `limit` pending events of one lane whose time has come, together at most `bytes_max` bytes as one JSON
+        array (but at least one event). No event is in two unexpired claims. Oldest first. Never waits.
         """
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:

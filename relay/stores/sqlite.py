@@ -24,7 +24,7 @@ from relay.stores import sqlite_replay, sqlite_transitions
 from relay.stores.sqlite_core import ROW_BYTES
 from relay.stores.sqlite_deliveries import SqliteDeliveries
 from relay.stores.sqlite_events import SqliteEvents
-from relay.stores.sqlite_file import open_writer, take_ownership, unavailable
+from relay.stores.sqlite_file import open_writer, take_ownership, unopenable
 from relay.stores.sqlite_queries import SqliteQueries
 from relay.stores.sqlite_reads import Reader, read_books
 from relay.stores.sqlite_records import find_prunable
@@ -59,14 +59,14 @@ class SqliteStore(SqliteDeliveries, SqliteEvents, SqliteQueries):
             undo.push_async_callback(claims.close)
             undo.push_async_callback(people.close)
             if read_only:
-                books = await people.read(read_books)
+                books = await people.read(partial(read_books, now_ms=clock_ms()))
                 undo.pop_all()
                 return cls(path, clock_ms, books, writer=None, claims=claims, people=people, first_claim=1)
             lock = await asyncio.to_thread(take_ownership, path)
             undo.callback(os.close, lock)
             connection, opens = await asyncio.to_thread(open_owned, path)
             undo.callback(connection.close)
-            books = await claims.read(read_books)
+            books = await claims.read(partial(read_books, now_ms=clock_ms()))
             writer = Writer(
                 path,
                 connection,
@@ -84,7 +84,7 @@ class SqliteStore(SqliteDeliveries, SqliteEvents, SqliteQueries):
         """See Store. A copy of a sent event is reported by its own ref."""
         if len(ids) > REPLAY_MAX:
             raise ValueError(f"{len(ids)} ids are more than {REPLAY_MAX} a call")
-        now_ms = self._clock_ms()
+        now_ms = self._now_ms()
         run = partial(sqlite_replay.replay, ids=tuple(ids), again=again, environment=environment or None, now_ms=now_ms)
         done = await self._owner.submit(run, apply=lambda done: self._replayed(done, now_ms), size_bytes=ROW_BYTES)
         return done.result
@@ -107,7 +107,7 @@ class SqliteStore(SqliteDeliveries, SqliteEvents, SqliteQueries):
         """Looked for beside the writer, deleted in one short transaction: also at most 16 MiB of bodies a call."""
         owner = self._owner
         found = await self._people.read(partial(find_prunable, before_ms=before_ms, limit=limit))
-        run = partial(sqlite_transitions.prune, candidates=found, now_ms=self._clock_ms())
+        run = partial(sqlite_transitions.prune, candidates=found, now_ms=self._now_ms())
         pruned = await owner.submit(run, apply=self._pruned, size_bytes=ROW_BYTES)
         return pruned.deliveries.total()
 
@@ -147,4 +147,4 @@ def open_owned(path: Path) -> tuple[sqlite3.Connection, int]:
             connection.close()
             raise
     except sqlite3.Error as error:
-        raise unavailable(error) from error
+        raise unopenable(error, path) from error

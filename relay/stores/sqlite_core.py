@@ -41,6 +41,7 @@ class SqliteCore:
         self._changed_lanes: set[int] = set()
         self._last_source = ""
         self._oldest_pending_seq = 0
+        self._latest_ms = clock_ms()
         self._closing: asyncio.Task[None] | None = None
         if books.received_by_source:
             self._deliveries_changed.set()
@@ -64,6 +65,18 @@ class SqliteCore:
 
     def _refuse_unless_writable(self) -> None:
         assert self._owner
+
+    def _now_ms(self) -> int:
+        """The time. When the clock was set back, what is kept in memory is set back with it."""
+        now_ms = self._clock_ms()
+        back_ms, self._latest_ms = self._latest_ms - now_ms, now_ms
+        if back_ms > 0:
+            self._delivery_leases.set_back(back_ms)
+            self._event_leases.set_back(back_ms)
+            for lane in self._books.lanes.values():
+                lane.may_be_tried(now_ms)  # the next read finds out when really
+                self._lane_changed(lane)
+        return now_ms
 
     def _lane_changed(self, lane: LaneBook) -> None:
         """Something in the lane may be claimable, or will be at a time that is not known yet."""

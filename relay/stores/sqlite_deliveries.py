@@ -38,7 +38,7 @@ class SqliteDeliveries(SqliteCore):
         """At most 16 MiB of bodies a call, but at least one; see Store."""
         self._refuse_unless_writable()
         async with self._claiming_deliveries:
-            self._delivery_leases.run_out(self._clock_ms())
+            self._delivery_leases.run_out(self._now_ms())
             self._deliveries_changed.clear()
             turns = self._turns(per_source_max)
             if not turns or limit < 1:
@@ -62,7 +62,7 @@ class SqliteDeliveries(SqliteCore):
         return self._books.received_by_source[source] - self._delivery_leases.held_count(source)
 
     def _grant_deliveries(self, found: list[tuple[int, Delivery]], lease_seconds: float) -> list[ClaimedDelivery]:
-        until_ms = self._clock_ms() + round(lease_seconds * 1000)
+        until_ms = self._now_ms() + round(lease_seconds * 1000)
         claimed: list[ClaimedDelivery] = []
         for seq, delivery in found:
             if self._delivery_leases.is_free(delivery.source, seq):
@@ -76,7 +76,7 @@ class SqliteDeliveries(SqliteCore):
     async def finish_delivery(self, claim: ClaimedDelivery, events: Sequence[Event]) -> Finished:
         """See Store. Also LeaseLost when the same claim is being finished at this moment."""
         lease = self._pinned(claim)
-        now_ms, source = self._clock_ms(), lease.group
+        now_ms, source = self._now_ms(), lease.group
         run = partial(sqlite_transitions.finish, seq=lease.seq, source=source, events=tuple(events), now_ms=now_ms)
         state = DeliveryState.PROCESSED if events else DeliveryState.FILTERED
 
@@ -100,7 +100,7 @@ class SqliteDeliveries(SqliteCore):
     async def fail_delivery(self, claim: ClaimedDelivery, error: TransformError) -> None:
         """The delivery is dead with the error's code and message; see Store."""
         lease = self._pinned(claim)
-        run = partial(sqlite_transitions.fail, seq=lease.seq, error=error, now_ms=self._clock_ms())
+        run = partial(sqlite_transitions.fail, seq=lease.seq, error=error, now_ms=self._now_ms())
 
         def apply(done: bool) -> None:
             self._delivery_leases.end(lease)
@@ -113,20 +113,20 @@ class SqliteDeliveries(SqliteCore):
 
     def _pinned(self, claim: ClaimedDelivery) -> Lease[str]:
         self._refuse_unless_writable()
-        lease = self._delivery_leases.pin(claim.claim, self._clock_ms())
+        lease = self._delivery_leases.pin(claim.claim, self._now_ms())
         if lease is None:
             raise LeaseLost("the delivery's lease has run out")
         return lease
 
     async def release_delivery(self, claim: ClaimedDelivery, after_seconds: float = 0) -> None:
         """In memory only: after a restart the delivery can be claimed at once."""
-        now_ms = self._clock_ms()
+        now_ms = self._now_ms()
         if self._delivery_leases.release(claim.claim, now_ms, now_ms + round(after_seconds * 1000)) is not None:
             self._deliveries_changed.set()
 
     async def wait_deliveries(self, seconds: float) -> None:
         """Also returns when a rest given with release_delivery ends. A lease that runs out wakes nobody."""
         rest_ends_ms = self._delivery_leases.next_rest_end_ms()
-        if rest_ends_ms is not None and rest_ends_ms > self._clock_ms():
-            seconds = min(seconds, (rest_ends_ms - self._clock_ms()) / 1000)
+        if rest_ends_ms is not None and rest_ends_ms > self._now_ms():
+            seconds = min(seconds, (rest_ends_ms - self._now_ms()) / 1000)
         await wait_for(self._deliveries_changed, seconds)

@@ -34,7 +34,7 @@ class SqliteEvents(SqliteCore):
             if lane is None or limit < 1:
                 return []
             self._lane_seen(lane)
-            now_ms = self._clock_ms()
+            now_ms = self._now_ms()
             if lane.due_ms > now_ms or lane.pending <= self._event_leases.held_count(lane.number):
                 return []
             with self._event_leases.reading():
@@ -73,7 +73,7 @@ class SqliteEvents(SqliteCore):
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         """All that are still held, in one step; the rest are counted in `late_settlements`."""
         self._refuse_unless_writable()
-        now_ms = self._clock_ms()
+        now_ms = self._now_ms()
         held: list[tuple[Lease[int], Settlement]] = []
         for settlement in settlements:
             lease = self._event_leases.pin(settlement.event.claim, now_ms)
@@ -104,14 +104,14 @@ class SqliteEvents(SqliteCore):
 
     async def release_events(self, events: Sequence[ClaimedEvent]) -> None:
         """In memory only: nothing else changes."""
-        now_ms = self._clock_ms()
+        now_ms = self._now_ms()
         for event in events:
             lease = self._event_leases.release(event.claim, now_ms)
             if lease is not None:
                 self._event_freed(lease, event.created_ms)
 
     def _run_out_events(self) -> None:
-        now_ms = self._clock_ms()
+        now_ms = self._now_ms()
         for lease in self._event_leases.run_out(now_ms):
             self._event_freed(lease, now_ms)
 

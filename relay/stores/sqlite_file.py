@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import sqlite3
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,8 @@ CHECKPOINT_PAGES: Final = 256
 WAL_BYTES_KEPT: Final = 64 * 1024 * 1024
 WRITER_CACHE_KIB: Final = 64 * 1024
 BUSY_SECONDS: Final = 2.0
+#: With less free disk than this a file cannot be opened: the WAL and its index are made then.
+OPENING_BYTES: Final = 256 * 1024
 #: Entry n takes a file from version n to n + 1. Versions only go forward.
 MIGRATIONS: Final = (Path(__file__).with_name("schema.sql"),)
 
@@ -53,10 +56,36 @@ def primary_code(error: sqlite3.Error) -> int:
 
 def unavailable(error: BaseException) -> StoreUnavailable:
     """The driver's error as the contract's. The cause stays attached."""
+    if isinstance(error, StoreUnavailable):
+        return error
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     mapped = StoreUnavailable(f"the store's file cannot be used now: {error} ({name})")
     mapped.__cause__ = error
     return mapped
+
+
+def unopenable(error: sqlite3.Error, path: Path) -> StoreUnavailable:
+    """Why the relay cannot start now, in words that lead to the remedy."""
+    free_bytes = shutil.disk_usage(path.parent).free
+    if not is_disk_error(error) or free_bytes >= OPENING_BYTES:
+        return unavailable(error)
+    remedy = f"free some space, and start the relay again: it needs {OPENING_BYTES // 1024} KiB there to begin"
+    mapped = StoreUnavailable(f"the disk that holds {path} is full ({free_bytes} bytes are free): {remedy}")
+    mapped.__cause__ = error
+    return mapped
+
+
+def standing_files(path: Path) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
+    """Which files are at the path now: the database and its WAL, each as (device, inode)."""
+    return identity(path), identity(Path(f"{path}-wal"))
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def take_ownership(path: Path) -> int:

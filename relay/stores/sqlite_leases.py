@@ -133,6 +133,14 @@ class Leases(Generic[G]):
                 out.append(lease)
         return out
 
+    def set_back(self, by_ms: int) -> None:
+        """The clock was set back: what is held or rests is so for as long as it would have been."""
+        for held in self._by_group.values():
+            for lease in held.values():
+                lease.until_ms -= by_ms
+        self._resting = {seq: until_ms - by_ms for seq, until_ms in self._resting.items()}
+        self._ends = [(until_ms - by_ms, serial, lease) for until_ms, serial, lease in self._ends]
+
     def _note_end(self, lease: Lease[G]) -> None:
         lease.noted = True
         self._serial += 1

@@ -23,6 +23,10 @@ from relay.stores.sqlite_transitions import unpack_headers
 
 T = TypeVar("T")
 
+#: Nobody puts an event off for longer (the settings allow a day). A time further away was written under a clock that
+#: was wrong: it counts as due.
+WAIT_MS_MAX: Final = 90_000_000
+
 READ_DELIVERY: Final = """
     SELECT d.id, d.source, d.key, d.received_ms, d.method, d.path, d.query, d.headers, d.body,
     s.environment, s.generation FROM deliveries d JOIN delivery_state s ON s.seq = d.seq WHERE d.seq = ?"""
@@ -149,14 +153,15 @@ def read_lane(
     rows = limit + 1 + len(held)
     due = connection.execute(NEW_EVENTS, (lane, rows)).fetchall()
     due += connection.execute(RETRIED_EVENTS, (lane, now_ms, rows)).fetchall()
+    due += connection.execute(LATER_EVENTS, (lane, now_ms + WAIT_MS_MAX, rows)).fetchall()
     free = sorted((seq, at_ms) for seq, at_ms in due if seq not in held)
     events: list[ReadEvent] = []
-    size = 0
+    size = len("[]") - len(",")
     for seq, at_ms in free:
         event = read_event(connection, seq)
-        size += len(event.json)
+        size += len(event.json) + len(",")
         if len(events) == limit or (events and size > bytes_max):
-            return LaneRead(tuple(events), more=True, next_due_ms=at_ms or event.created_ms)
+            return LaneRead(tuple(events), more=True, next_due_ms=min(at_ms or event.created_ms, now_ms))
         events.append(event)
     later = connection.execute(LATER_EVENTS, (lane, now_ms, 1 + len(held)))
     next_due_ms = next((at_ms for seq, at_ms in later if seq not in held), NEVER_MS)
@@ -168,7 +173,7 @@ def read_event(connection: sqlite3.Connection, seq: int) -> ReadEvent:
     return ReadEvent(seq, make_ref(text(row[0]), row[1], row[2]), text(row[3]), row[4], row[5], row[6])
 
 
-def read_books(connection: sqlite3.Connection) -> Books:
+def read_books(connection: sqlite3.Connection, now_ms: int) -> Books:
     """Everything that is counted, from indexes of open and ended work; only the totals walk a whole (narrow) table."""
     books = Books()
     for source, count in connection.execute("SELECT source, count(*) FROM delivery_state WHERE state = 0 GROUP BY 1"):
@@ -180,7 +185,8 @@ def read_books(connection: sqlite3.Connection) -> Books:
         sql = "SELECT count(*), min(at_ms) FROM event_state WHERE state = 0 AND lane = ?"
         pending, at_ms = connection.execute(sql, (number,)).fetchone()
         if pending:
-            books.add_pending(lane, pending, at_ms or _oldest_new_ms(connection, number))
+            due_ms = at_ms or min(_oldest_new_ms(connection, number), now_ms)
+            books.add_pending(lane, pending, due_ms if due_ms <= now_ms + WAIT_MS_MAX else now_ms)
     _count_events(connection, books)
     return books
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from relay.errors import StoreUnavailable
-from relay.stores.sqlite_file import bound, is_disk_error, open_writer, unavailable
+from relay.stores.sqlite_file import bound, is_disk_error, open_writer, standing_files, unavailable
 from relay.stores.sqlite_seen import Seen
 
 OPERATIONS_MAX: Final = 10_000
@@ -92,6 +92,7 @@ class Writer:
         self._path = path
         self._window_ms = window_ms
         self._session: Session | None = Session(connection, window_ms)
+        self._files = standing_files(path)
         self._disk = DiskFloor(path.parent, disk_free_bytes_min)
         self._queue_bytes_max = queue_bytes_max
         self._loop = asyncio.get_running_loop()
@@ -182,6 +183,7 @@ class Writer:
         if not group:
             return
         try:
+            self._refuse_moved_file()
             try:
                 self._together(group)
             except Exception as error:
@@ -193,6 +195,12 @@ class Writer:
             self._roll_back()
             for operation in group:
                 operation.error = operation.error or unavailable(error)
+
+    def _refuse_moved_file(self) -> None:
+        """Commits to a file that has no name any more would be gone with this process."""
+        found = standing_files(self._path)
+        if found != self._files and (self._session is not None or found[0] != self._files[0]):
+            raise StoreUnavailable(f"{self._path} was removed or replaced: put it back, or restart the relay")
 
     def _together(self, group: Sequence[Operation]) -> None:
         session = self._ready_session()
@@ -223,6 +231,7 @@ class Writer:
     def _ready_session(self) -> Session:
         if self._session is None:
             self._session = Session(open_writer(self._path), self._window_ms)
+            self._files = standing_files(self._path)
         return self._session
 
     def _roll_back(self) -> None:

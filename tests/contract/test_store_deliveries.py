@@ -245,6 +245,16 @@ async def test_a_released_delivery_is_claimable_after_its_rest(store: CountingSt
         await store.finish_delivery(later, [])
 
 
+async def test_a_clock_set_back_lengthens_no_rest(store: CountingStore, clock: Clock) -> None:
+    await accept_names(store, "d1")
+    (claim,) = await claim_all(store)
+    await store.release_delivery(claim, after_seconds=10)
+    clock.pass_seconds(-3600)
+    assert await claim_all(store) == []
+    clock.pass_seconds(10)
+    assert [each.delivery.id for each in await claim_all(store)] == ["d1"]
+
+
 # ── wait ──
 
 

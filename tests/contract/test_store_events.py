@@ -8,6 +8,7 @@ import pytest
 
 from relay.models import EventState, Lane
 from tests.support.store import (
+    HOUR_MS,
     START_MS,
     Clock,
     CountingStore,
@@ -40,8 +41,9 @@ async def test_a_claim_is_bounded_by_count_and_by_bytes_but_has_at_least_one(sto
     await process(store, "d1", [event(f"e{n}", size=1000) for n in range(6)])
     size = len(event("e0", size=1000).json)
     assert [each.id for each in await claim_lane(store, limit=2)] == ["e0", "e1"]
-    assert [each.id for each in await claim_lane(store, bytes_max=2 * size)] == ["e2", "e3"]
-    assert [each.id for each in await claim_lane(store, bytes_max=2 * size - 1)] == ["e4"]
+    as_array = 2 * size + len("[,]")
+    assert [each.id for each in await claim_lane(store, bytes_max=as_array)] == ["e2", "e3"]
+    assert [each.id for each in await claim_lane(store, bytes_max=as_array - 1)] == ["e4"]
     assert [each.id for each in await claim_lane(store, bytes_max=1)] == ["e5"]
     assert await claim_lane(store) == []
 
@@ -213,3 +215,46 @@ async def test_wait_blocks_when_every_lane_was_looked_at(store: CountingStore) -
     await asyncio.sleep(0)
     assert not waiting.done()
     await waiting
+
+
+# ── a clock that is set ──
+
+
+async def test_a_clock_set_back_holds_up_no_event(store: CountingStore, clock: Clock) -> None:
+    await process(store, "d1", [event("new"), event("retried", "default", "pr-1")])
+    await store.settle([again_at(each, START_MS + 5000) for each in await claim_lane(store, "pr-1")])
+    clock.pass_seconds(-3600)
+    assert [lane.due_ms <= clock() for lane in await store.lanes()] == [True, True]
+    assert [each.id for each in await claim_lane(store)] == ["new"]
+
+
+async def test_a_clock_set_back_lengthens_no_lease(store: CountingStore, clock: Clock) -> None:
+    await process(store, "d1", [event("e1")])
+    late = await claim_lane(store, seconds=10)
+    clock.pass_seconds(-3600)
+    assert await store.lanes() == []
+    clock.pass_seconds(9)
+    assert await claim_lane(store) == []
+    clock.pass_seconds(1)
+    assert [each.id for each in await claim_lane(store)] == ["e1"]
+    await store.settle([sent(each) for each in late])
+    assert store.late_settlements == 1
+
+
+@pytest.mark.parametrize("years", [1, 9])
+async def test_times_written_under_a_wrong_clock_are_not_waited_for(
+    open_store: OpenStore, clock: Clock, years: int
+) -> None:
+    clock.now_ms += years * 365 * 24 * HOUR_MS
+    store = await open_store()
+    await process(store, "d1", [event("new"), event("retried", "default", "pr-1")])
+    await store.settle([again_at(each, clock() + 5000) for each in await claim_lane(store, "pr-1")])
+    clock.now_ms = START_MS
+    for reopened in (False, True):
+        if reopened:
+            await store.close()
+            store = await open_store()
+        for environment, expected in ((None, "new"), ("pr-1", "retried")):
+            claimed = await claim_lane(store, environment)
+            assert [each.id for each in claimed] == [expected]
+            await store.release_events(claimed)

@@ -10,7 +10,7 @@ import json
 import os
 import random
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import aiohttp
 import pytest
@@ -21,6 +21,21 @@ from tests.support.relay_process import RelayProcess, write_config
 
 ROUNDS = int(os.environ.get("RELAY_CRASH_ROUNDS", "6"))
 SENDERS = 16
+#: Events that Inngest refuses in the variant where everything goes wrong, and how else it errs there.
+POISON = tuple(f"evt_{number}" for number in range(7, 2000, 80))
+TROUBLES = [
+    Mode(status=503),
+    Mode(status=429, retry_after="0"),
+    Mode(status=401),
+    Mode(reset="before"),
+    Mode(reset="after"),
+    Mode(hang=0.2),
+    Mode(text="<html>"),
+    Mode(fewer_ids=1),
+    Mode(body_bytes_max=10_000),
+    Mode(cancel=3),
+    Mode(cancel_holes=True),
+]
 #: Two events a webhook, one with its own id and one whose id the relay makes.
 SCRIPT = """
 function transform(evt, headers) {
@@ -66,7 +81,7 @@ class Senders:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("sink", ["quick", "slow and failing"])
+@pytest.mark.parametrize("sink", ["quick", "slow and failing", "failing in every way"])
 async def test_nothing_acknowledged_is_lost(
     relay: RelayProcess, http: aiohttp.ClientSession, inngest: FakeInngest, sink: str
 ) -> None:
@@ -74,8 +89,9 @@ async def test_nothing_acknowledged_is_lost(
     acknowledged webhook's events arrive, no event id arrives with two contents, and repeats are only batches that
     were in flight at a kill.
     """
+    poison = set(POISON) if sink == "failing in every way" else set[str]()
     if sink != "quick":
-        inngest.set_mode(Mode(slow=0.05))
+        inngest.set_mode(Mode(refuse=POISON) if poison else Mode(slow=0.05))
     write_config(relay.folder, inngest.url, scripts={"plain.js": SCRIPT})
     await relay.start()
     senders = Senders(f"{relay.receiver_url}/in/github", http)
@@ -83,7 +99,10 @@ async def test_nothing_acknowledged_is_lost(
     in_flight_max = 0
     for round_number in range(ROUNDS):
         await asyncio.sleep(random.uniform(0.05, 0.8))
-        if sink != "quick" and round_number % 2:
+        if poison:
+            inngest.set_mode(replace(random.choice(TROUBLES), refuse=POISON, times=3), key="test-key")
+            in_flight_max += 3 * 512
+        elif sink != "quick" and round_number % 2:
             inngest.set_mode(Mode(status=503, times=3))
         relay.kill()
         in_flight_max += 512
@@ -97,7 +116,7 @@ async def test_nothing_acknowledged_is_lost(
         both = defaultdict(set)
         for got in inngest.accepted:
             both[got.event["data"]["of"]].add(got.event["name"])
-        return {of for of, names in both.items() if len(names) == 2}
+        return {of for of, names in both.items() if len(names) == 2 or (of in poison and "crash/second" in names)}
 
     try:
         await inngest.wait_for(lambda: expected <= arrived(), seconds=60)
@@ -112,6 +131,7 @@ async def test_nothing_acknowledged_is_lost(
         ids_of[got.event["data"]["of"], got.event["name"]].add(got.event["id"])
     assert [identity for identity, texts in contents.items() if len(texts) > 1] == []
     assert [one for one, ids in ids_of.items() if len(ids) > 1] == []
+    assert poison.isdisjoint(contents)
     repeats = sum(count - 1 for count in Counter(inngest.ids()).values())
     assert repeats <= in_flight_max
     assert await relay.stop() == 0

@@ -4,6 +4,7 @@ event dead, every other event accepted once, and no lane held up by another."""
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 import time
 from collections import Counter
@@ -235,7 +236,7 @@ async def test_retry_after_is_honoured(fake: FakeInngest, path: Path) -> None:
 
 async def test_the_window_is_72_hours_and_ends_only_what_keeps_failing(fake: FakeInngest, path: Path) -> None:
     fake.set_mode(Mode(status=500))
-    async with forwarding(path, default(fake)) as stage:
+    async with forwarding(path, default(fake, retry_delay_ms_max=20)) as stage:
         await stage.put(numbered(8))
         await fake.wait_for(lambda: len(fake.requests) >= 5)
         stage.clock.moved_ms = 71 * HOUR_MS
@@ -249,6 +250,19 @@ async def test_the_window_is_72_hours_and_ends_only_what_keeps_failing(fake: Fak
         fake.set_mode(Mode())
         await stage.until({DEAD: 8, SENT: 1})
     assert fake.ids() == ["young"]
+
+
+async def test_a_backlog_that_outlived_its_window_behind_a_stop_survives_being_slowed_down(
+    fake: FakeInngest, path: Path
+) -> None:
+    fake.set_mode(Mode(status=401))
+    async with forwarding(path, default(fake, retry_delay_ms_max=20)) as stage:
+        await stage.put(numbered(8))
+        await fake.wait_for(lambda: len(fake.requests) >= 2)
+        stage.clock.moved_ms = 100 * HOUR_MS
+        fake.set_mode(Mode(status=429, times=40))
+        await stage.until({SENT: 8})
+        assert not stage.logged("event.died")
 
 
 async def test_a_destination_that_is_not_configured_keeps_its_events(fake: FakeInngest, path: Path) -> None:
@@ -310,3 +324,43 @@ async def test_many_lanes_at_once(fake: FakeInngest, path: Path) -> None:
         await stage.until({SENT: 180})
     assert {got.environment for got in fake.accepted} == {f"env-{number}" for number in range(60)}
     assert len(set(fake.ids())) == len(fake.ids()) == 180
+
+
+async def test_a_body_is_never_larger_than_batch_bytes_max(fake: FakeInngest, path: Path) -> None:
+    one = len(json.dumps({"id": "e0-0", "name": "test/x", "data": {"s": ""}, "ts": 1_800_000_000_000}))
+    most = 20 * one  # what 20 events have without their brackets and commas
+    async with forwarding(path, default(fake, batch_bytes_max=most, batch_wait_ms=150)) as stage:
+        for number in range(10):  # also in two claims: at once, and what came within the wait
+            await stage.put(numbered(9, f"e{number}-"))
+        await stage.until({SENT: 90})
+    sizes = [int(got.headers["Content-Length"]) for got in fake.accepted]
+    assert most - one < max(sizes) <= most
+
+
+async def test_a_clock_set_back_holds_up_no_lane(fake: FakeInngest, path: Path) -> None:
+    fake.set_mode(Mode(status=503, times=3))
+    async with forwarding(path, default(fake)) as stage:
+        await stage.put(["e0"])
+        await wait_until(lambda: is_true(bool(stage.logged("batch.refused"))))
+        stage.clock.moved_ms = -HOUR_MS
+        await stage.put(["e1"])
+        await fake.wait_for(lambda: "e1" in fake.ids(), seconds=5)
+
+
+async def test_many_lanes_that_hang_leave_room_for_the_others(
+    fake: FakeInngest, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.forwarder.LANES_MAX", 8)
+    monkeypatch.setattr("relay.forwarder.TROUBLED_LANES_MAX", 4)
+    async with FakeInngest() as dark:
+        dark.set_mode(Mode(hang=30))
+        settings = {**default(fake), "dark": Destination(url=dark.url, **{**FAST, "request_seconds": 0.6})}
+        async with forwarding(path, settings, drain_seconds=0.2) as stage:
+            for number in range(24):
+                await stage.put(["e"], to="dark", env=f"env-{number}")
+            await wait_until(lambda: is_true(dark.begun >= 24))  # each has hung once
+            began = time.monotonic()
+            for number in range(8):
+                await stage.put([f"light{number}"])
+                await stage.until({SENT: number + 1, PENDING: 24})
+            assert time.monotonic() - began < 1.5

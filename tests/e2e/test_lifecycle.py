@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -87,6 +88,56 @@ async def test_sigterm_during_a_hung_body_still_ends_within_ten_seconds(relay: R
     assert await relay.stop() == 0
     assert time.monotonic() - began < 10
     writer.close()
+
+
+async def test_more_sigterms_change_nothing(relay: RelayProcess) -> None:
+    write_config(relay.folder, NOWHERE)
+    await relay.start()
+    assert relay.process is not None
+    deadline = time.monotonic() + 12
+    while relay.process.poll() is None:  # also in its very last moments
+        relay.process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.001)
+        assert time.monotonic() < deadline
+    assert relay.process.returncode == 0, relay.log_text()[-2000:]
+
+
+async def test_sigterm_under_load_leaves_nothing_stored_unanswered(
+    relay: RelayProcess, http: aiohttp.ClientSession
+) -> None:
+    write_config(relay.folder, NOWHERE)
+    await relay.start()
+    senders = [asyncio.create_task(send_until_closed(relay.receiver_url, number)) for number in range(20)]
+    deadline = time.monotonic() + 10
+    while sum(line.get("event") == "delivery.accepted" for line in relay.log_lines()) < 100:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+    assert await relay.stop() == 0
+    acknowledged = [delivery_id for of_one in await asyncio.gather(*senders) for delivery_id in of_one]
+    await relay.start()
+    async with http.get(f"{relay.operator_url}/api/stats") as answer:
+        kept = sum((await answer.json())["deliveries"].values())
+    assert kept == len(acknowledged) == len(set(acknowledged))
+
+
+async def send_until_closed(url: str, number: int) -> list[str]:
+    """Webhooks one after another on one connection until it is closed, between two answers: the ids acknowledged."""
+    reader, writer = await asyncio.open_connection(*url.removeprefix("http://").split(":"))
+    head = b""
+    ids: list[str] = []
+    while b"connection: close" not in head.lower():
+        body = signing.json_body(f"evt_{number}_{len(ids)}")
+        named = {**signing.github(body, f"d-{number}-{len(ids)}"), "Host": "r", "Content-Length": str(len(body))}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in named.items())
+        writer.write(f"POST /in/github HTTP/1.1\r\n{lines}\r\n".encode() + body)
+        try:
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        except (asyncio.IncompleteReadError, ConnectionResetError):
+            break
+        length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+        ids.append(json.loads(await reader.readexactly(length))["id"])
+    writer.close()
+    return ids
 
 
 async def test_children_die_with_a_killed_relay(relay: RelayProcess) -> None:

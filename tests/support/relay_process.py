@@ -45,6 +45,7 @@ class RelayProcess:
 
     folder: Path
     environ: dict[str, str] = field(default_factory=dict)
+    program: tuple[str, ...] = (sys.executable, "-m", "relay")
     process: subprocess.Popen[bytes] | None = None
     receiver_url: str = ""
     operator_url: str = ""
@@ -59,7 +60,7 @@ class RelayProcess:
         self.starts += 1
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "relay", *(arguments or ("serve",))],
+                [*self.program, *(arguments or ("serve",))],
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -28,7 +28,7 @@ provider_pages config cases
 stores.base sandbox_child sandbox_worker
 stores.sqlite inngest sandbox
 dev_sink transform records
-sources operator_client console_guard
+sources operator_client console_guard connection
 receiver pipeline forwarder console supervisor
 app
 commands
@@ -44,7 +44,17 @@ OWNERS: dict[str, set[str]] = {
     "_quickjs": {"sandbox_child"},  # the engine itself; the package quickjs around it is not used
     "quickjs": set(),
     "pyjsparser": {"javascript"},
-    "aiohttp": {"receiver", "console", "console_guard", "inngest", "dev_sink", "operator_client", "supervisor", "app"},
+    "aiohttp": {
+        "receiver",
+        "console",
+        "console_guard",
+        "inngest",
+        "dev_sink",
+        "operator_client",
+        "connection",
+        "supervisor",
+        "app",
+    },
     "prometheus_client": {"telemetry"},
     "pydantic": {"config", "config_errors"},
     "tomllib": {"config", "presets"},

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import re
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from relay.cli import parser
+from relay.commands.check import general_problems
+from relay.config import parse_config
 from tests.support.command import run
 from tests.support.relay_process import free_port
 
@@ -44,6 +48,25 @@ def test_help_and_version(tmp_path: Path) -> None:
     assert all(command in helped.out for command in COMMANDS)
     assert all(code in helped.out for code in ("  0 ", "  1 ", "  2 ", "  3 ", "  130 "))
     assert re.fullmatch(r"relay \d+\.\d+\.\d+\n", run(tmp_path, "--version").out)
+
+
+def test_ctrl_c_is_quiet_while_the_program_is_still_being_imported() -> None:
+    script = """if True:
+        import sys, relay.__main__
+        class Interrupt:
+            def find_spec(self, name, *rest):
+                if name == "relay.cli":
+                    raise KeyboardInterrupt
+        sys.meta_path.insert(0, Interrupt())
+        sys.exit(relay.__main__.main())"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+def test_a_closed_stdout_is_no_surprise(tmp_path: Path) -> None:
+    shell = f"exec {sys.executable} -m relay providers >&-"
+    done = subprocess.run(["sh", "-c", shell], cwd=tmp_path, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -126,10 +149,63 @@ def test_check_shows_all_mistakes_of_the_file_at_once(tmp_path: Path) -> None:
         assert word in ran.out
 
 
+def test_check_goes_on_behind_mistakes_of_the_file(tmp_path: Path) -> None:
+    text = "".join(
+        [
+            "[sandbox]\ndeadlines = 1\n",
+            source("a", 'transform = "gone.js"', "enabled = 1", provider="githup", secrets='["${NOT_SET}"]'),
+            source("b", 'transform = "syntax.js"', secrets='"one"'),
+            source("c", 'destination = "nowhere"', provider="clerk", secrets='["not base64"]'),
+            "[sources.d]\nsecrets = []\n",
+        ]
+    )
+    write(tmp_path, text, syntax="function transform(evt) {\n  return { a: 1  b: 2 };\n}\n")
+    ran = run(tmp_path, "check", "--json")
+    assert ran.code == 2
+    errors = [problem["where"].removeprefix("relay.toml: ") for problem in ran.json["problems"]]
+    assert sorted(where for where in errors if not where.startswith(("sandbox: ", "syntax.js"))) == [
+        "sandbox.deadlines", "sources.a.enabled", "sources.a.provider", "sources.a.secrets[0]", "sources.a.transform",
+        "sources.b.secrets", "sources.c.destination", "sources.c.secrets", "sources.c.transform", "sources.d.provider",
+    ]  # fmt: skip
+    assert [where for where in errors if where.startswith("syntax.js:2:")] != []
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("text", [None, "[receiver\n"])
+def test_check_has_one_json_document_for_a_file_that_cannot_be_read(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "relay.toml").write_text(text)
+    ran = run(tmp_path, "check", "--json")
+    assert (ran.code, ran.json["ok"], ran.json["errors"]) == (2, False, 1)
+
+
+def test_check_has_nothing_to_say_about_the_default_transform_but_that_it_runs(tmp_path: Path) -> None:
+    write(tmp_path, source("a"))
+    notes = [problem["code"] for problem in run(tmp_path, "check", "--json").json["problems"]]
+    assert [code for code in notes if code != "layer_off"] == ["default_transform"]
+
+
 def test_warnings_fail_only_when_strict(tmp_path: Path) -> None:
     write(tmp_path, source("open", 'transform = "good.js"', provider="none", secrets="[]"), good=GOOD)
     assert run(tmp_path, "check").code == 0
     assert run(tmp_path, "check", "--strict").code == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "warned"),
+    [
+        ("http://localhost/path", False),
+        ("http://127.0.0.1:8288", False),
+        ("http://[::1]:8288/x", False),
+        ("https://inngest.example", False),
+        ("http://inngest.example", True),
+        ("http://inngest.example:8288/x", True),
+    ],
+)
+def test_check_warns_of_a_key_sent_in_the_clear(url: str, warned: bool) -> None:
+    table = {"destinations": {"default": {"url": url, "event_key": "k"}}}
+    problems = general_problems(parse_config(table, {}, Path("relay.toml")))
+    assert ("not_encrypted" in [problem.code for problem in problems]) is warned
 
 
 def test_check_never_shows_a_secret(tmp_path: Path) -> None:
@@ -205,6 +281,13 @@ def test_nobody_there_is_3(tmp_path: Path) -> None:
         assert "there is no store at" in ran.err
     assert not (tmp_path / "data").exists()
     assert run(tmp_path, "send", "github", "--to", f"http://127.0.0.1:{free_port()}/in/github").code == 3
+
+
+def test_send_to_nobody_asks_whether_the_relay_runs(tmp_path: Path) -> None:
+    write(tmp_path, source("github"))
+    ran = run(tmp_path, "send", "github", "--to", f"http://127.0.0.1:{free_port()}")
+    assert (ran.code, ran.out) == (3, "")
+    assert "nothing listens there (is the relay running?)" in ran.err
 
 
 def test_dev_secrets_are_made_once_and_private(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from relay.config import Destination
 from relay.models import ClaimedEvent, Dead, EventState, Retry, Sent
 from relay.retry import ATTEMPTS_MIN, MS_PER_HOUR, LaneState, backoff_ms, settlement
 
-RULES = Destination(retry_delay_ms_min=500, retry_delay_ms_max=60_000, retry_hours=72)
+RULES = Destination(retry_delay_ms_min=500, retry_delay_ms_max=60_000, retry_hours=72, stopped_retry_seconds=60)
 BUSY = Retry("destination_busy", "slow down")
 STOPPED = Retry("destination_stopped", "no such key", stop=True)
 NOW_MS = 1_800_000_000_000

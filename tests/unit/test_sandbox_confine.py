@@ -68,6 +68,16 @@ def test_memory_is_bounded_and_ordinary_work_goes_on() -> None:
     assert attempt("compute")[0] == 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS means nothing elsewhere")
+def test_a_stricter_limit_from_outside_stays() -> None:
+    program = (
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 29, 1 << 29));"
+        "from relay.confine import set_limits; print(set_limits(1 << 40), resource.getrlimit(resource.RLIMIT_AS))"
+    )
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout == f"on {(1 << 29, 1 << 29)}\n"
+
+
 def test_a_layer_left_out_is_said_openly() -> None:
     _, report = attempt("compute", "seccomp", "landlock")
     assert tuple(report) == LAYERS

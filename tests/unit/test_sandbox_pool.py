@@ -208,6 +208,8 @@ async def liar(answer: str) -> AsyncIterator[Child]:
         "struct.pack('>IIB', 7, 99, 0) + b'{}'",
         "struct.pack('>I', 2) + b'ab'",
         "struct.pack('>IIB', 7, 1, 0) + bytes([255, 254])",
+        "struct.pack('>IIB', 7, 1, 3) + b'{}'",
+        "b''); s.close(",
         "(struct.pack('>IIB', 7, 1, 0) + b'{}') * 2",
     ],
 )

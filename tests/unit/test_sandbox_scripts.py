@@ -147,7 +147,11 @@ async def test_nothing_is_null_undefined_and_a_promise_of_them() -> None:
         ("function transform() { return fetch('x') }", "script_raised", "fetch is not defined", 1, None),
         ("function transform() { throw 'text' }", "script_raised", "Thrown: text", None, None),
         ("function transform() { throw null }", "script_raised", "Thrown: null", None, None),
+        ("async function transform() { return Promise.reject(null) }", "script_raised", "Thrown: null", None, None),
         ("function transform() { throw { code: 7 } }", "script_raised", '{"code":7}', None, None),
+        ("function transform() { throw new Error('\\ud83d a') }", "script_raised", "Error: ? a", 1, None),
+        ("function transform() {\n JSON.parse('{a') }", "script_raised", "2:7: SyntaxError: Expected prop", 2, 7),
+        ("function transform() {\n return eval('\\n\\n}') }", "script_raised", "2:9: SyntaxError", 2, 9),
         ("function transform() { return { a: 1n } }", "script_raised", "BigInt", None, None),
         ("function transform() { const a = {}; a.a = a; return a }", "script_raised", "circular", None, None),
         ("function transform() { return { toJSON() {\n throw new Error('j') } } }", "script_raised", "2:", 2, None),
@@ -172,6 +176,13 @@ async def test_nothing_is_null_undefined_and_a_promise_of_them() -> None:
             "script_out_of_memory",
             "bytes of memory",
             1,
+            None,
+        ),
+        (  # with no memory left the engine throws null
+            "function transform() { let a = []; for (;;) a = [a] }",
+            "script_out_of_memory",
+            "bytes of memory",
+            None,
             None,
         ),
         ("function transform() { return 'x'.repeat(9e6) }", "output_too_large", "8388608", None, None),
@@ -219,3 +230,28 @@ async def test_a_large_body_fits_the_defaults() -> None:
     body = json.dumps({"rows": ["x" * 1000] * 2000})
     async with sandbox(deadline_ms=2000) as pool:
         assert await value(pool, "function transform(evt) { return { n: evt.rows.length, evt } }", body)
+
+
+async def test_a_body_that_does_not_fit_the_memory_is_no_null() -> None:
+    body = "[" + ",".join(["{}"] * 200_000) + "]"
+    async with sandbox(memory_bytes_max=8 * 1024 * 1024) as pool:
+        error = await failure(pool, "function transform(evt) { return { seen: evt } }", body)
+    assert error.code == "script_out_of_memory"
+    assert error.message.startswith("transforms/test.js: the parsed body alone")
+    assert error.stack == ""
+
+
+async def test_a_request_beyond_the_childs_own_memory_does_not_crash_it() -> None:
+    body = "ж" * 40_000_000
+    async with sandbox(memory_bytes_max=4 * 1024 * 1024) as pool:
+        children = {child.pid for child in pool._children}
+        assert (await failure(pool, "const transform = () => ({})", body)).code == "script_out_of_memory"
+        assert {child.pid for child in pool._children} == children
+
+
+async def test_the_time_to_read_the_body_is_not_the_scripts() -> None:
+    """Reading takes about twice the deadline, the script a tenth of it; the engine looks at the clock in between."""
+    body = "{" + ",".join(f'"k{number}":{number}' for number in range(300_000)) + "}"
+    text = "function transform(evt) { let n = 0; for (let i = 0; i < 50000; i++) n++; return { n, last: evt.k299999 } }"
+    async with sandbox(deadline_ms=50) as pool:
+        assert await value(pool, text, body) == {"n": 50000, "last": 299999}

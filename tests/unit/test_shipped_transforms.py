@@ -147,6 +147,27 @@ async def test_a_body_of_another_kind_makes_no_nonsense(name: str) -> None:
                 assert all("undefined" not in event.id + event.name for event in found)
 
 
+@pytest.mark.parametrize(
+    ("name", "form", "expected"),
+    [
+        ("slack", "payload=null", "no Slack interaction"),
+        ("slack", "payload=%7B%7D", "no Slack interaction"),
+        ("github", "payload=null", "neither JSON nor a form"),
+        ("twilio", "CallSid=CA1", "twilio/call.updated"),
+        ("twilio", "EventType=x", "about no message, call or recording"),
+    ],
+)
+async def test_forms_without_what_matters_make_no_nonsense(name: str, form: str, expected: str) -> None:
+    headers = ((b"Content-Type", b"application/x-www-form-urlencoded"), (b"X-GitHub-Event", b"push"))
+    request = Request("POST", "/", "", headers, form.encode())
+    given = Delivery(DELIVERY_ID, "example", None, RECEIVED_MS, request)
+    limits = TransformLimits(1000, 3 * 1024 * 1024)
+    async with sandbox() as pool:
+        found = await transform(pool, script_of(name), given, destination="d", environment=None, limits=limits)
+    said = found.message if isinstance(found, TransformError) else found[0].name
+    assert expected in said
+
+
 async def test_the_names_of_the_checks_are_the_engines() -> None:
     text = "function transform() { return [{ name: 'a', data: { names: Object.getOwnPropertyNames(globalThis) } }]; }"
     async with sandbox() as pool:

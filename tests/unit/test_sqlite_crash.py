@@ -187,3 +187,21 @@ def test_a_file_that_may_not_grow_refuses_and_recovers(tmp_path: Path) -> None:
         command, capture_output=True, text=True, check=False, timeout=60, cwd=Path(__file__).parents[2]
     )
     assert (done.stdout.split(), done.returncode) == (["after", "before"], 0), done.stderr
+
+
+async def test_a_disk_that_is_full_at_the_start_is_named(small_disk: Path) -> None:
+    async def opened() -> SqliteStore:
+        return await SqliteStore.open(
+            small_disk / "relay.db", clock_ms=Clock(), dedupe_hours=24, disk_free_bytes_min=0, queue_bytes_max=64 << 20
+        )
+
+    store = await opened()
+    await store.accept([delivery("d1")])
+    await store.close()
+    fill(small_disk / "ballast")
+    with pytest.raises(StoreUnavailable, match=r"relay\.db is full \(0 bytes are free\): free some space"):
+        await opened()
+    (small_disk / "ballast").unlink()
+    store = await opened()
+    assert [each.delivery.id for each in await claim_all(store)] == ["d1"]
+    await store.close()

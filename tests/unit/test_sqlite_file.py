@@ -125,3 +125,27 @@ async def test_read_only_works_without_an_owner(tmp_path: Path) -> None:
     assert [each.id for each in await reader.list_deliveries()] == ["d1"]
     await (await opening(tmp_path / "relay.db")).close()  # and keeps no owner out
     await reader.close()
+
+
+@pytest.mark.parametrize("name", ["relay.db", "relay.db-wal"])
+async def test_nothing_is_acknowledged_into_a_file_that_was_removed(tmp_path: Path, name: str) -> None:
+    store = await opening(tmp_path / "relay.db")
+    await accept_names(store, "d1")
+    (tmp_path / name).rename(tmp_path / "elsewhere")
+    for write in (store.accept([delivery("d2")]), store.probe()):
+        with pytest.raises(StoreUnavailable, match="put it back"):
+            await write
+    (tmp_path / "elsewhere").rename(tmp_path / name)
+    await accept_names(store, "d2")
+    assert [each.delivery.id for each in await claim_all(store)] == ["d1", "d2"]
+    await store.close()
+
+
+async def test_nothing_is_acknowledged_into_a_file_that_was_replaced(tmp_path: Path) -> None:
+    store = await opening(tmp_path / "relay.db")
+    other = await opening(tmp_path / "other.db")
+    await other.close()
+    (tmp_path / "other.db").rename(tmp_path / "relay.db")
+    with pytest.raises(StoreUnavailable, match="replaced"):
+        await accept_names(store, "d1")
+    await store.close()

@@ -86,6 +86,7 @@ def test_multipart_values_without_files() -> None:
         b'--BB\r\nContent-Disposition: form-data; name="from"\r\n\r\nann@example.com\r\n'
         b'--BB\r\ncontent-disposition: form-data; name="from"\r\nContent-Type: text/plain\r\n\r\n\xc3\xa9\r\n'
         b'--BB\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\nsecret\r\n'
+        b"--BB\r\nContent-Disposition: form-data; name=\"f\"; filename*=UTF-8''%C3%A9.txt\r\n\r\nsecret\r\n"
         b"--BB\r\nContent-Disposition: form-data\r\n\r\nnameless\r\n--BB--\r\n"
     )
     headers = {"content-type": 'multipart/form-data; boundary="BB"'}
@@ -96,6 +97,16 @@ def test_multipart_values_without_files() -> None:
 @pytest.mark.parametrize("kind", ["multipart/form-data", "multipart/form-data; boundary=BB"])
 def test_a_body_that_is_no_multipart_is_tried_as_json(kind: str) -> None:
     assert made(delivery(b"not a form", {"Content-Type": kind})).evt_json is None
+
+
+@pytest.mark.parametrize("cut", [1, 5, 20, 60])
+def test_a_form_cut_short_is_no_form(cut: int) -> None:
+    """Half its fields would look like a whole form that has no others."""
+    parts = [f'--BB\r\nContent-Disposition: form-data; name="{name}"\r\n\r\nv\r\n' for name in "ab"]
+    body = ("".join(parts) + "--BB--").encode()
+    headers = {"Content-Type": "multipart/form-data; boundary=BB"}
+    assert evt(body, headers) == {"a": ["v"], "b": ["v"]}
+    assert made(delivery(body[:-cut], headers)).evt_json is None
 
 
 def test_encoded_bodies_are_decoded_and_others_refused() -> None:

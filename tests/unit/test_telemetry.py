@@ -1,0 +1,32 @@
+"""Log lines: whatever a stranger sends stays one line, and cannot steer a terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+
+from relay.telemetry import Telemetry
+
+HOSTILE = ("two\nlines", "clears\x1b[2J", "c1\x9b31m", "sep\u2028arated", "forged=field", "")
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_strangers_text_stays_on_its_line_and_is_only_text(text: str, as_json: bool) -> None:
+    stream = io.StringIO()
+    Telemetry(stream, as_json=as_json).log("delivery.rejected", detail=text)
+    line = stream.getvalue()
+    assert line.endswith("\n")
+    assert line[:-1].isprintable()
+    if as_json:
+        assert json.loads(line)["detail"] == text
+    else:
+        assert f"detail={json.dumps(text)}" in line
+
+
+def test_plain_text_is_shown_as_it_is() -> None:
+    stream = io.StringIO()
+    Telemetry(stream, as_json=False).log("delivery.accepted", source="gïthub", id="01M")
+    assert stream.getvalue().endswith(" delivery.accepted source=gïthub id=01M\n")
