@@ -1,6 +1,6 @@
 """The composition root: the only place that names concrete classes and puts them together.
 
-Start: store, sandbox, listeners, stages. Stop: the public listener first; what it holds is answered, what the stages
+Start: sandbox, store, listeners, stages. Stop: the public listener first; what it holds is answered, what the stages
 hold is settled or given back, then the store is closed.
 """
 
@@ -49,12 +49,12 @@ async def run_relay(config: Config, *, telemetry: Telemetry, dev: bool = False) 
     logging.getLogger().addHandler(LibraryLines(telemetry))
     sources = load_sources(config)
     async with AsyncExitStack() as stack:
-        store = await open_store(config)
-        stack.push_async_callback(store.close)
         pool = SandboxPool(config.sandbox, telemetry)
         stack.push_async_callback(pool.close)
         await pool.start()
-        await check_scripts(config, sources, pool)
+        await check_scripts(config, sources, pool)  # before anything is made on disk
+        store = await open_store(config)
+        stack.push_async_callback(store.close)
         sinks = make_sinks(config, dev=dev)
         for sink in sinks.values():
             stack.push_async_callback(sink.close)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -78,6 +79,9 @@ async def listen(runner: web.AppRunner, host: str, port: int, *, key: str, backl
     site = web.TCPSite(runner, host, port, backlog=backlog)
     try:
         await site.start()
+    except socket.gaierror as error:
+        await runner.cleanup()
+        raise ConfigError(f"{host} is no address of this machine ({error.strerror})", key=f"{key}.host") from error
     except OSError as error:
         await runner.cleanup()
         remedy = f"cannot listen on {host}:{port} ({error.strerror}): stop what uses it, or set another port"

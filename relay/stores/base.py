@@ -35,8 +35,8 @@ class Store(Protocol):
     async def accept(self, deliveries: Sequence[Delivery]) -> list[Accepted]:
         """Durable when it returns, one answer per delivery in order.
 
-        A delivery whose (source, key) is already kept, or comes earlier in the same call, is not stored again and
-        answers the first one's id. A key of None is never a duplicate.
+        A delivery whose (source, environment asked for, key) is already kept, or comes earlier in the same call, is
+        not stored again and answers the first one's id. A key of None is never a duplicate.
         """
 
     async def claim_deliveries(

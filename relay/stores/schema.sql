@@ -23,7 +23,8 @@ CREATE TABLE deliveries (
     body BLOB NOT NULL
 );
 CREATE UNIQUE INDEX delivery_by_id ON deliveries (id);
-CREATE UNIQUE INDEX delivery_by_key ON deliveries (source, key) WHERE key IS NOT NULL;
+-- A provider that sends one event to the URLs of several environments gives all of them the same id.
+CREATE UNIQUE INDEX delivery_by_key ON deliveries (source, key, ifnull(environment, '')) WHERE key IS NOT NULL;
 
 CREATE TABLE delivery_state (
     seq INTEGER PRIMARY KEY,

@@ -30,7 +30,11 @@ MESSAGE_CHARACTERS_MAX: Final = 8_192
 
 INSERT_DELIVERY: Final = """
     INSERT INTO deliveries (id, source, key, received_ms, environment, method, path, query, headers, body)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (source, key) WHERE key IS NOT NULL DO NOTHING"""
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (source, key, ifnull(environment, '')) WHERE key IS NOT NULL DO NOTHING"""
+FIND_FIRST: Final = """
+    SELECT id FROM deliveries
+    WHERE source = ? AND key = ? AND ifnull(environment, '') = ifnull(?, '') AND key IS NOT NULL"""
 INSERT_DELIVERY_STATE: Final = """
     INSERT INTO delivery_state (seq, state, source, received_ms, body_bytes, environment, generation)
     VALUES (?, 0, ?, ?, ?, ?, ?)"""
@@ -56,7 +60,7 @@ def _accept_one(session: Session, delivery: Delivery) -> Accepted:
     asked = (bound(request.method), bound(request.path), bound(request.query), pack_headers(request.headers))
     inserted = session.execute(INSERT_DELIVERY, (*arrived, *asked, request.body))
     if not inserted.rowcount:
-        first = session.execute("SELECT id FROM deliveries WHERE source = ? AND key = ?", (source, key)).fetchone()
+        first = session.execute(FIND_FIRST, (source, key, environment)).fetchone()
         return Accepted(text(first[0]), duplicate=True)
     state = (inserted.lastrowid, source, delivery.received_ms, len(request.body), environment, delivery.generation)
     session.execute(INSERT_DELIVERY_STATE, state)

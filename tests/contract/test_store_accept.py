@@ -46,6 +46,16 @@ async def test_the_same_key_of_another_source_is_another_delivery(store: Countin
     assert [answer.duplicate for answer in answers] == [False, False]
 
 
+async def test_the_same_key_for_another_environment_is_another_delivery(store: CountingStore) -> None:
+    """Stripe, say, sends one event to the URLs of several environments, with one id."""
+    await store.accept([delivery("d1", key="k")])
+    await store.accept([delivery("d2", key="k", environment="pr-1")])
+    answers = await store.accept(
+        [delivery(f"d{n}", key="k", environment=e) for n, e in ((3, None), (4, "pr-1"), (5, "pr-2"))]
+    )
+    assert answers == [Accepted("d1", True), Accepted("d2", True), Accepted("d5", False)]
+
+
 async def test_deliveries_without_a_key_are_never_duplicates(store: CountingStore) -> None:
     answers = await store.accept([delivery("d1", key=None), delivery("d2", key=None)])
     assert [answer.duplicate for answer in answers] == [False, False]

@@ -14,7 +14,8 @@ import aiohttp
 import pytest
 
 from tests.support import signing
-from tests.support.relay_process import RelayProcess, clean_environ, free_port, write_config
+from tests.support.command import run
+from tests.support.relay_process import RelayProcess, free_port, write_config
 
 NOWHERE = "http://127.0.0.1:9"
 
@@ -39,18 +40,6 @@ def alive(pid: int) -> bool:
             return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
-
-
-def run_to_end(relay: RelayProcess, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "relay", *arguments],
-        cwd=relay.folder,
-        env=clean_environ(),
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
 
 
 async def test_sigterm_answers_what_it_holds_and_exits_0(relay: RelayProcess, http: aiohttp.ClientSession) -> None:
@@ -153,6 +142,16 @@ async def test_children_die_with_a_killed_relay(relay: RelayProcess) -> None:
         await asyncio.sleep(0.02)
 
 
+async def test_ctrl_c_on_a_terminal_leaves_the_scripts_their_drain(relay: RelayProcess) -> None:
+    """A terminal sends SIGINT to the whole group, the sandbox's children too."""
+    write_config(relay.folder, NOWHERE)
+    await relay.start()
+    assert relay.process is not None
+    os.killpg(relay.process.pid, signal.SIGINT)
+    assert await asyncio.to_thread(relay.process.wait, 12) == 0
+    assert "child.lost" not in relay.log_text()
+
+
 async def test_ready_and_healthy(relay: RelayProcess, http: aiohttp.ClientSession) -> None:
     write_config(relay.folder, NOWHERE)
     await relay.start()
@@ -167,11 +166,11 @@ async def test_a_second_relay_on_the_same_store_is_refused(relay: RelayProcess) 
     config = (relay.folder / "relay.toml").read_text()
     lines = [f'"port" = {free_port()}' if line.startswith('"port"') else line for line in config.splitlines()]
     (relay.folder / "other.toml").write_text("\n".join(lines))
-    second = run_to_end(relay, "serve", "--config", "other.toml")
-    assert second.returncode in (2, 3)
-    assert "Traceback" not in second.stderr
+    second = run(relay.folder, "serve", "--config", "other.toml")
+    assert second.code in (2, 3)
+    assert "Traceback" not in second.err
     assert relay.process is not None
-    assert str(relay.process.pid) in second.stderr
+    assert str(relay.process.pid) in second.err
 
 
 async def test_a_port_in_use_is_named_with_its_key(relay: RelayProcess) -> None:
@@ -179,12 +178,12 @@ async def test_a_port_in_use_is_named_with_its_key(relay: RelayProcess) -> None:
         assert holder.stdout is not None
         port = int(holder.stdout.readline())
         write_config(relay.folder, NOWHERE, receiver={"port": port})
-        refused = run_to_end(relay, "serve")
+        refused = run(relay.folder, "serve")
         holder.kill()
-    assert refused.returncode == 2
-    assert "receiver.port" in refused.stderr
-    assert str(port) in refused.stderr
-    assert "Traceback" not in refused.stderr
+    assert refused.code == 2
+    assert "receiver.port" in refused.err
+    assert str(port) in refused.err
+    assert "Traceback" not in refused.err
 
 
 LISTEN = """
@@ -216,14 +215,15 @@ async def test_a_wrong_configuration_is_refused_with_the_place_and_the_remedy(
     (relay.folder / "relay.toml").write_text(destination + toml)
     (relay.folder / "broken.js").write_text("function transform(evt) {\n  return { name: ;\n}\n")
     (relay.folder / "nameless.js").write_text("function other() {}")
-    refused = run_to_end(relay, "serve")
-    assert refused.returncode == 2
-    assert "relay.toml" in refused.stderr
-    assert said in refused.stderr
-    assert "Traceback" not in refused.stderr
+    refused = run(relay.folder, "serve")
+    assert refused.code == 2
+    assert not (relay.folder / "data").exists()
+    assert "relay.toml" in refused.err
+    assert said in refused.err
+    assert "Traceback" not in refused.err
 
 
 async def test_serve_without_a_configuration_says_what_to_do(relay: RelayProcess) -> None:
-    refused = run_to_end(relay, "serve")
-    assert refused.returncode == 2
-    assert "relay.example.toml" in refused.stderr
+    refused = run(relay.folder, "serve")
+    assert refused.code == 2
+    assert "relay.example.toml" in refused.err

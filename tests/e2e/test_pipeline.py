@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-import subprocess
-import sys
 import time
 from typing import Any
 
@@ -14,12 +12,12 @@ import aiohttp
 import pytest
 
 from tests.support import signing
+from tests.support.command import run
 from tests.support.fake_inngest import FakeInngest, Mode
 from tests.support.relay_process import (
     GITHUB_SECRET,
     STRIPE_SECRET,
     RelayProcess,
-    clean_environ,
     destination,
     write_config,
 )
@@ -63,18 +61,6 @@ async def state_of(http: aiohttp.ClientSession, relay: RelayProcess, delivery_id
         await asyncio.sleep(0.02)
 
 
-def relay_command(relay: RelayProcess, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "relay", *arguments],
-        cwd=relay.folder,
-        env=clean_environ(),
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-
-
 async def test_signed_webhooks_of_two_providers_become_events(
     relay: RelayProcess, http: aiohttp.ClientSession, inngest: FakeInngest
 ) -> None:
@@ -115,10 +101,10 @@ async def test_what_a_script_is_given(relay: RelayProcess, http: aiohttp.ClientS
     assert data["headers"]["Content-Type"] == "application/json"
 
     delivery_id = (await get(http, relay, "/api/deliveries"))["deliveries"][0]["id"]
-    (relay.folder / "kept.json").write_text(relay_command(relay, "deliveries", "show", delivery_id, "--json").stdout)
-    once_more = relay_command(relay, "transform", "shows.js", "kept.json", "--json")
-    assert once_more.returncode == 0, once_more.stderr
-    assert [event["data"] for event in json.loads(once_more.stdout)] == [data]
+    (relay.folder / "kept.json").write_text(run(relay.folder, "deliveries", "show", delivery_id, "--json").out)
+    once_more = run(relay.folder, "transform", "shows.js", "kept.json", "--json")
+    assert once_more.code == 0, once_more.err
+    assert [event["data"] for event in json.loads(once_more.out)] == [data]
 
 
 async def test_a_form_body_is_fields_of_strings(
@@ -239,10 +225,10 @@ function transform(evt) {
     first = inngest.accepted[0].event["id"]
     assert first == f"open:{good['id']}:0"
 
-    refused = relay_command(relay, "replay", good["id"])
-    assert refused.returncode == 1
-    assert "--again" in refused.stdout + refused.stderr
-    assert relay_command(relay, "replay", good["id"], "--again", "--env", "pr-9").returncode == 0
+    refused = run(relay.folder, "replay", good["id"])
+    assert refused.code == 1
+    assert "--again" in refused.out + refused.err
+    assert run(relay.folder, "replay", good["id"], "--again", "--env", "pr-9").code == 0
     await inngest.wait_for(lambda: len(inngest.accepted) == 2)
     again = inngest.accepted[1]
     assert again.event["id"] == f"{first}:again-1"
@@ -251,7 +237,7 @@ function transform(evt) {
     (relay.folder / "some.js").write_text('function transform(evt) { return { name: "now/good", data: evt }; }')
     assert await relay.stop() == 0
     await relay.start()
-    assert relay_command(relay, "replay", "--dead").returncode == 0
+    assert run(relay.folder, "replay", "--dead").code == 0
     await inngest.wait_for(lambda: len(inngest.accepted) == 3)
     assert inngest.accepted[2].event["name"] == "now/good"
     assert inngest.accepted[2].event["id"] == f"open:{bad['id']}:0"
