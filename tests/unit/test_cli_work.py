@@ -76,7 +76,8 @@ async def test_send_list_show_replay_prune(tmp_path: Path, relay: RelayProcess) 
         sent = await command(tmp_path, "send", "github", "--event", "push", "--env", "pr-1", "--json")
         assert (sent.code, sent.json["http_status"], sent.json["answer"]["status"]) == (0, 200, "accepted")
         first = sent.json["answer"]["id"]
-        again = await command(tmp_path, "send", "github", "--id", sent.json["delivery_id"], "--json")
+        copy = ("send", "github", "--id", sent.json["delivery_id"], "--env", "pr-1", "--json")
+        again = await command(tmp_path, *copy)
         assert (again.code, again.json["answer"]) == (0, {"id": first, "status": "duplicate"})
         assert (await command(tmp_path, "send", "twilio")).code == 0, "the URL that is signed is the receiver's"
         refused = await command(tmp_path, "send", "wrong")
