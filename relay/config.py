@@ -16,12 +16,11 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from relay.config_errors import explain, known_keys, leave_out, unknown_key_message
-from relay.config_errors import nearest as nearest  # `as`: part of this module, for those above
 from relay.config_values import check_environment, check_url, fill_variables
 from relay.config_values import environment_is_valid as environment_is_valid
 from relay.config_values import is_cloud as is_cloud
 from relay.config_values import is_loopback as is_loopback
-from relay.errors import ConfigError
+from relay.errors import ConfigError, nearest
 
 CLOUD_URL: Final = "https://inn.gs"
 DEV_SERVER_URL: Final = "http://127.0.0.1:8288"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -10,7 +9,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from relay.errors import ConfigError
+from relay.errors import ConfigError, nearest
 
 #: pydantic's kinds of complaint → what to write instead.
 REMEDIES: Final = {
@@ -89,8 +88,3 @@ def known_keys(location: Sequence[int | str], tables: Mapping[str, type[BaseMode
 
 def unknown_key_message(key: str, known: list[str]) -> str:
     return f"there is no key {key!r} here{nearest(key, known)}; the keys are {', '.join(known)}"
-
-
-def nearest(word: str, known: list[str]) -> str:
-    found = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f", did you mean {found[0]!r}?" if found else ""

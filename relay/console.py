@@ -12,9 +12,9 @@ from typing import Any, Final, TypeAlias, TypeVar
 import msgspec
 from aiohttp import web
 
-from relay.config import environment_is_valid, nearest
+from relay.config import environment_is_valid
 from relay.console_guard import REQUEST_BYTES_MAX, SAFE_HEADERS, ApiError, Guard, answer_json
-from relay.errors import StoreUnavailable
+from relay.errors import StoreUnavailable, nearest
 from relay.models import DeliveryState, EventState
 from relay.records import RECORDS_MAX, Json, Records
 from relay.stores.base import Store

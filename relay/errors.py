@@ -12,6 +12,8 @@ TransformError              a value: the script or what it returned is wrong; th
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -69,6 +71,12 @@ ATTEMPT_FAILURES: Final[dict[str, str]] = {
     "destination_unreachable": "no connection, a reset or no answer in time: kept, tried again",
     "answer_unreadable": "the answer was not Inngest's (not JSON, or not one id per event): kept, tried again",
 }
+
+
+def nearest(word: str, known: Collection[str]) -> str:
+    """`, did you mean …?` when one of the known words is near: for the end of a message."""
+    found = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f", did you mean {found[0]!r}?" if found else ""
 
 
 class RelayError(Exception):

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
 from relay.config import Config
 from relay.errors import LeaseLost, SandboxUnavailable, StoreUnavailable, TransformError
@@ -142,30 +142,30 @@ class Pipeline:
                 await asyncio.sleep(STORE_RETRY_SECONDS)
 
     async def claim(self) -> list[ClaimedDelivery]:
-        room = {name: count for name in self.sources if (count := self.room(name)) > 0}
+        room = self.room()
         self.freed.clear()
         return await self.store.claim_deliveries(CLAIM_MAX, LEASE_SECONDS, room) if room else []
 
-    def room(self, source: str) -> int:
-        """How many deliveries of a source may be begun now."""
-        is_heavy = self.bytes_in_work[source] >= SOURCE_BYTES_MAX or self.bytes_in_work.total() >= WORK_BYTES_MAX
-        return (1 if is_heavy else PER_SOURCE_MAX) - self.in_work[source]
+    def room(self) -> dict[str, int]:
+        """How many deliveries of each source may be begun now; sources that may begin none are left out."""
+        all_heavy = self.bytes_in_work.total() >= WORK_BYTES_MAX
+        room = {}
+        for source in self.sources:
+            is_heavy = all_heavy or self.bytes_in_work[source] >= SOURCE_BYTES_MAX
+            room[source] = (1 if is_heavy else PER_SOURCE_MAX) - self.in_work[source]
+        return {source: count for source, count in room.items() if count > 0}
 
     async def wait(self) -> None:
         """Until something may be claimable, or a place has become free, or IDLE_SECONDS."""
-        waits = [asyncio.ensure_future(self.freed.wait())]
-        if any(self.room(name) > 0 for name in self.sources):
-            waits.append(asyncio.ensure_future(self.wait_deliveries()))
+        waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(self.freed.wait())]
+        if self.room():
+            waits.append(asyncio.ensure_future(self.store.wait_deliveries(IDLE_SECONDS)))
         try:
             await asyncio.wait(waits, timeout=IDLE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
-
-    async def wait_deliveries(self) -> Literal[True]:
-        await self.store.wait_deliveries(IDLE_SECONDS)
-        return True
 
     def start(self, claim: ClaimedDelivery) -> None:
         source, size = claim.delivery.source, len(claim.delivery.request.body)

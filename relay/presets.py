@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from relay.errors import ConfigError
+from relay.errors import ConfigError, nearest
 from relay.models import Request
 from relay.schemes.kinds import Scheme
-from relay.schemes.places import Place, Reader, Template, nearest, parse_place, parse_template, utf8
+from relay.schemes.places import Place, Reader, Template, parse_place, parse_template, utf8
 from relay.schemes.reading import generic_hmac, generic_open, generic_token, override, read_scheme
 from relay.schemes.tables import Table
 

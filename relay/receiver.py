@@ -156,10 +156,6 @@ class Receiver:
         if isinstance(source, Rejected):
             self.report(http.match_info.get("source"), source, 0.0)
             return respond(source)
-        if (http.content_length or 0) > self.settings.body_bytes_max:
-            too_large = self.too_large()
-            self.report(source.name, too_large, 0.0)
-            return respond(too_large)
         if http.headers.get("Expect", "").lower() == "100-continue" and http.transport is not None:
             http.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return None
@@ -178,12 +174,12 @@ class Receiver:
             return Rejected("headers_too_large", f"more than {self.settings.headers_max} headers")
         if self.requests_held > self.settings.requests_max:
             return Rejected("overloaded", "too many requests at once, send it again")
+        if (http.content_length or 0) > self.settings.body_bytes_max:
+            return self.too_large()
         return source
 
     async def read_body(self, http: web.Request) -> bytes | Rejected:
         """The body as it is on the wire, read up to the limit and not a chunk further."""
-        if (http.content_length or 0) > self.settings.body_bytes_max:
-            return self.too_large()
         try:
             async with asyncio.timeout(self.settings.body_seconds):
                 return await self.read_chunks(http)

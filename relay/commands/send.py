@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 from relay.commands.arguments import Commands, add_command, add_environment, add_json
 from relay.commands.output import EXIT_DONE, EXIT_UNSUCCESSFUL, Output
 from relay.commands.settings import settings
-from relay.config import Config, Source, nearest
+from relay.config import Config, Source
 from relay.config_values import check_url
-from relay.errors import ConfigError
+from relay.errors import ConfigError, nearest
 from relay.models import Request
 from relay.operator_client import HttpAnswer, base_url, exchange
 from relay.presets import Preset, Sample, preset_for, secret_problems

@@ -8,7 +8,6 @@ when there is nothing there (absent, empty, or sent twice with different values,
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
@@ -21,6 +20,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from relay.bodies import content_type
+from relay.errors import nearest
 from relay.models import RawHeaders, Request
 
 #: A longer delivery id or event type is replaced by its hash: ids are kept, indexed and logged.
@@ -281,9 +281,3 @@ def with_header(headers: RawHeaders, name: str, value: bytes) -> RawHeaders:
     """The headers with exactly one of this name."""
     lower = utf8(name.lower())
     return (*((key, old) for key, old in headers if key.lower() != lower), (utf8(name), value))
-
-
-def nearest(word: str, known: Collection[str]) -> str:
-    """`, did you mean …?` when one of the known words is near."""
-    found = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f", did you mean {found[0]!r}?" if found else ""

@@ -7,8 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar, overload
 
-from relay.errors import ConfigError
-from relay.schemes.places import nearest
+from relay.errors import ConfigError, nearest
 
 Value = TypeVar("Value")
 
