@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
@@ -21,15 +23,22 @@ from relay import __version__
 from relay.config import Config
 from relay.connection import PublicRunner, find_room, raise_files_limit
 from relay.console import operator_app
+from relay.console_rejected import add_rejected
 from relay.dev_sink import DevSink, TerminalSink
 from relay.forwarder import Forwarder
 from relay.inngest import InngestSink, Sink
+from relay.judge import Judge
+from relay.keys import KeyResolver
 from relay.pipeline import Pipeline
 from relay.receiver import LINGER_SECONDS, Receiver
+from relay.rejected import RejectedRequests
+from relay.reloading import Reloader
 from relay.sandbox import SandboxPool
 from relay.sources import RunningSource, check_scripts, load_sources
 from relay.stores.base import Store
+from relay.stores.pen import Pen
 from relay.stores.sqlite import SqliteStore
+from relay.stores.sqlite_pen import SqlitePen
 from relay.supervisor import PRUNE_EVERY_SECONDS, Stopping, Supervisor, housekeep, listen, listening_url
 from relay.telemetry import LibraryLines, Telemetry
 
@@ -44,21 +53,27 @@ def now_ms() -> int:
 
 async def run_relay(config: Config, *, telemetry: Telemetry, dev: bool = False) -> int:
     """Serve until SIGTERM or SIGINT; 0 then. Raises ConfigError or StoreUnavailable when it cannot start."""
+    if not dev:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the reloader listens, a reload changes nothing
     stopping = Stopping()
     stopping.listen()
     logging.getLogger().addHandler(LibraryLines(telemetry))
     sources = load_sources(config)
+    keys = KeyResolver(config.keys, config.folder, telemetry)
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(keys.close)
         pool = SandboxPool(config.sandbox, telemetry)
         stack.push_async_callback(pool.close)
         await pool.start()
         await check_scripts(config, sources, pool)  # before anything is made on disk
         store = await open_store(config)
         stack.push_async_callback(store.close)
+        pen = open_pen(config, telemetry)
+        stack.push_async_callback(pen.close)
         sinks = make_sinks(config, dev=dev)
         for sink in sinks.values():
             stack.push_async_callback(sink.close)
-        relay = Relay(config, sources, store, pool, sinks, telemetry)
+        relay = Relay(config, sources, Parts(store, pen, keys, pool, sinks), telemetry, dev=dev)
         await relay.start()
         await relay.announce()
         for sink in sinks.values():
@@ -70,22 +85,31 @@ async def run_relay(config: Config, *, telemetry: Telemetry, dev: bool = False) 
     return 0
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the stages work with; made before them, closed after them."""
+
+    store: Store
+    pen: Pen
+    keys: KeyResolver
+    pool: SandboxPool
+    sinks: Mapping[str, Sink]
+
+
 class Relay:
-    """The stages and listeners of one process."""
+    """The stages and listeners of one process. `sources` changes in place when they are reloaded."""
 
     def __init__(
-        self,
-        config: Config,
-        sources: Mapping[str, RunningSource],
-        store: Store,
-        pool: SandboxPool,
-        sinks: Mapping[str, Sink],
-        telemetry: Telemetry,
+        self, config: Config, sources: dict[str, RunningSource], parts: Parts, telemetry: Telemetry, *, dev: bool
     ) -> None:
-        self.config, self.sources, self.store, self.pool, self.telemetry = config, sources, store, pool, telemetry
-        self.receiver = Receiver(store, sources, config.receiver, telemetry, now_ms)
-        self.pipeline = Pipeline(store, pool, sources, config, telemetry)
-        self.forwarder = Forwarder(store, sinks, config.destinations, telemetry, now_ms)
+        self.config, self.sources, self.telemetry, self.dev = config, sources, telemetry, dev
+        self.store, self.pool, self.pen = parts.store, parts.pool, parts.pen
+        judge = Judge(parts.store, parts.keys, parts.pen, config.receiver, now_ms)
+        self.receiver = Receiver(parts.store, sources, judge, config.receiver, telemetry)
+        self.rejected = RejectedRequests(parts.pen, parts.store, judge, sources, telemetry)
+        self.pipeline = Pipeline(parts.store, parts.pool, sources, config, telemetry)
+        self.forwarder = Forwarder(parts.store, parts.sinks, config.destinations, telemetry, now_ms)
+        self.reloader = Reloader(config, sources, parts.pool, telemetry)
         self.supervisor = Supervisor(telemetry)
         self.stopping = False
 
@@ -100,6 +124,10 @@ class Relay:
         self.supervisor.keep("pipeline", self.pipeline.run)
         self.supervisor.keep("forwarder", self.forwarder.run)
         self.supervisor.keep("housekeeping", self.housekeep)
+        if self.config.file is not None:
+            self.supervisor.keep("reloading", self.reloader.run)
+            if not self.dev:  # there SIGHUP means what it always did: the terminal is gone
+                self.reloader.listen()
 
     async def housekeep(self) -> None:
         days = self.config.store.retention_days
@@ -115,6 +143,7 @@ class Relay:
             clock_ms=now_ms,
             ready=self.unready_reasons,
         )
+        add_rejected(app, self.rejected)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         return await listen(runner, settings.host, settings.port, key="operator")
 
@@ -158,6 +187,9 @@ class Relay:
                     source=source.name,
                     remedy='provider = "none" takes webhooks from anybody: name a provider, or keep the URL secret',
                 )
+        if self.config.receiver.clock_s is not None:
+            remedy = "receiver.clock_s is for tests: old requests are genuine for ever"
+            self.telemetry.log("clock.fixed", level="warning", at=self.config.receiver.clock_s, remedy=remedy)
         for name, count in (await self.store.stats()).received_by_source.items():
             if name not in self.sources:
                 self.telemetry.log(
@@ -191,6 +223,22 @@ async def open_store(config: Config, *, read_only: bool = False) -> SqliteStore:
         dedupe_hours=config.store.dedupe_hours,
         disk_free_bytes_min=config.store.disk_free_bytes_min,
         queue_bytes_max=config.store.queue_bytes_max,
+        read_only=read_only,
+    )
+
+
+def open_pen(config: Config, telemetry: Telemetry, *, read_only: bool = False) -> SqlitePen:
+    """The rejected requests, in a file beside the store's."""
+    settings = config.rejected
+    return SqlitePen(
+        config.store_path.with_name("rejected.db"),
+        clock_ms=now_ms,
+        count_max=settings.count_max,
+        bytes_max=settings.bytes_max,
+        hours=settings.hours,
+        sources=len(config.sources),
+        disk_free_bytes_min=config.store.disk_free_bytes_min,
+        telemetry=telemetry,
         read_only=read_only,
     )
 

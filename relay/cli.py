@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from relay import __version__
-from relay.commands import check, providers, replay, send, serve, transform, work
+from relay.commands import check, providers, rejected, replay, secrets, send, serve, transform, verify, work
 from relay.commands.output import EXIT_CONFIG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_UNREACHABLE, EXIT_UNSUCCESSFUL, Output
 from relay.config import process_environ
 from relay.errors import ConfigError, RelayError, SandboxUnavailable, StoreUnavailable
@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--config", metavar="FILE", help="the configuration (./relay.toml)")
     made.set_defaults(json=False)
     commands = made.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
-    for group in (serve, check, send, transform, work, replay, providers):
+    for group in (serve, check, send, transform, work, replay, rejected, verify, secrets, providers):
         group.register(commands)
     return made
 

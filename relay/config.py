@@ -9,157 +9,36 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError
 
 from relay.config_errors import explain, known_keys, leave_out, unknown_key_message
-from relay.config_values import check_environment, check_url, fill_variables
+from relay.config_sections import CLOUD_URL as CLOUD_URL
+from relay.config_sections import Destination as Destination
+from relay.config_sections import Keys as Keys
+from relay.config_sections import Operator as Operator
+from relay.config_sections import Receiver as Receiver
+from relay.config_sections import RejectedPen as RejectedPen
+from relay.config_sections import Sandbox as Sandbox
+from relay.config_sections import Section as Section
+from relay.config_sections import Source as Source
+from relay.config_sections import StoreSettings as StoreSettings
+from relay.config_values import FILE_VARIABLE, VARIABLE, check_environment, check_url, fill_variables
 from relay.config_values import environment_is_valid as environment_is_valid
 from relay.config_values import is_cloud as is_cloud
 from relay.config_values import is_loopback as is_loopback
 from relay.errors import ConfigError, nearest
 
-CLOUD_URL: Final = "https://inn.gs"
 DEV_SERVER_URL: Final = "http://127.0.0.1:8288"
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]{0,62}$"
-KIB: Final = 1024
-MIB: Final = 1024 * 1024
-
-Port = Annotated[int, Field(ge=0, le=65535)]
-Bytes = Annotated[int, Field(ge=1)]
 
 
-class Section(BaseModel):
-    """A table of relay.toml: frozen, strict about types, closed to unknown keys."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", validate_default=True, allow_inf_nan=False)
-
-
-class Receiver(Section):
-    host: str = "127.0.0.1"
-    port: Port = 8080
-    public_url: str | None = None
-    body_bytes_max: Annotated[int, Field(ge=1, le=100 * MIB)] = 5 * MIB
-    body_seconds: Annotated[float, Field(gt=0, le=600)] = 30.0
-    headers_max: Annotated[int, Field(ge=8, le=1000)] = 100
-    header_bytes_max: Annotated[int, Field(ge=1024, le=256 * KIB)] = 16 * KIB
-    requests_max: Annotated[int, Field(ge=1, le=100_000)] = 1000
-    drain_seconds: Annotated[float, Field(gt=0, le=60)] = 8.0
-    processes: Literal[1] = 1
-
-    @field_validator("public_url")
-    @classmethod
-    def _url(cls, value: str | None) -> str | None:
-        return None if value is None else check_url(value)
-
-
-class Operator(Section):
-    host: str = "127.0.0.1"
-    port: Port = 8081
-    token: str | None = None
-
-    @field_validator("token")
-    @classmethod
-    def _not_empty(cls, value: str | None) -> str | None:
-        if value is not None and not (value.isascii() and value.isprintable() and value == value.strip() and value):
-            raise ValueError("must be printable ASCII, not empty, without spaces around it")
-        return value
-
-    @model_validator(mode="after")
-    def _guarded(self) -> Operator:
-        if not is_loopback(self.host) and not self.token:
-            raise ValueError(f"host {self.host} is not loopback, so a token is required: set operator.token")
-        return self
-
-
-class StoreSettings(Section):
-    url: str = "sqlite:///data/relay.db"
-    dedupe_hours: Annotated[int, Field(ge=1, le=24 * 30)] = 24
-    retention_days: Annotated[int, Field(ge=1, le=36_500)] = 30
-    disk_free_bytes_min: Annotated[int, Field(ge=0, le=1024 * 1024 * MIB)] = 4 * MIB
-    queue_bytes_max: Annotated[int, Field(ge=MIB, le=16 * 1024 * MIB)] = 64 * MIB
-
-    @field_validator("url")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        if not value.startswith("sqlite:///") or len(value) == len("sqlite:///"):
-            raise ValueError("must be sqlite:///PATH (sqlite:///data/relay.db, or sqlite:////abs/path)")
-        return value
-
-
-class Sandbox(Section):
-    processes: Annotated[int, Field(ge=1, le=64)] = 2
-    deadline_ms: Annotated[int, Field(ge=10, le=60_000)] = 250
-    memory_bytes_max: Annotated[int, Field(ge=4 * MIB, le=1024 * MIB)] = 64 * MIB
-    output_bytes_max: Annotated[int, Field(ge=1024, le=256 * MIB)] = 8 * MIB
-    events_per_delivery_max: Annotated[int, Field(ge=1, le=5000)] = 1000
-
-
-class Destination(Section):
-    url: str = CLOUD_URL
-    event_key: str | None = None
-    environment: str | None = None
-    batch_events_max: Annotated[int, Field(ge=1, le=4999)] = 512
-    batch_bytes_max: Annotated[int, Field(ge=1024, le=10 * MIB)] = 512 * KIB
-    event_bytes_max: Annotated[int, Field(ge=1024, le=3 * MIB)] = 3 * MIB
-    batch_wait_ms: Annotated[int, Field(ge=0, le=10_000)] = 20
-    request_seconds: Annotated[float, Field(gt=0, le=300)] = 30.0
-    retry_hours: Annotated[float, Field(gt=0, le=24 * 365)] = 72.0
-    retry_delay_ms_min: Annotated[int, Field(ge=1, le=86_400_000)] = 500
-    retry_delay_ms_max: Annotated[int, Field(ge=1, le=86_400_000)] = 60_000
-    stopped_retry_seconds: Annotated[float, Field(gt=0, le=86_400)] = 10.0
-
-    @field_validator("url")
-    @classmethod
-    def _url(cls, value: str) -> str:
-        return check_url(value)
-
-    @field_validator("environment")
-    @classmethod
-    def _environment(cls, value: str | None) -> str | None:
-        return check_environment(value)
-
-    @model_validator(mode="after")
-    def _delays(self) -> Destination:
-        if self.retry_delay_ms_min > self.retry_delay_ms_max:
-            raise ValueError("retry_delay_ms_min is over retry_delay_ms_max")
-        return self
-
-
-class Source(Section):
-    provider: str
-    secrets: tuple[str, ...] = ()
-    transform: Path | None = None
-    destination: str = "default"
-    environment: str | None = None
-    environments_allowed: tuple[str, ...] = ("*",)
-    enabled: bool = True
-    scheme: dict[str, Any] = Field(default_factory=dict)
-
-    @field_validator("secrets", "environments_allowed", mode="before")
-    @classmethod
-    def _tuple(cls, value: object) -> object:
-        return tuple(value) if isinstance(value, list) else value
-
-    @field_validator("transform", mode="before")
-    @classmethod
-    def _path(cls, value: object) -> object:
-        return Path(value) if isinstance(value, str) and value else value
-
-    @field_validator("secrets")
-    @classmethod
-    def _not_empty(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if any(not secret.strip() for secret in value):
-            raise ValueError("holds an empty secret: anybody could sign with it")
-        return value
-
-    @field_validator("environment")
-    @classmethod
-    def _environment(cls, value: str | None) -> str | None:
-        return check_environment(value)
+def folder_of(path: Path | None) -> Path:
+    """Where the configuration's relative paths start. Not resolved: a mounted file may be a link."""
+    return path.absolute().parent if path else Path.cwd()
 
 
 class Config(Section):
@@ -169,13 +48,15 @@ class Config(Section):
     operator: Operator = Field(default_factory=Operator)
     store: StoreSettings = Field(default_factory=StoreSettings)
     sandbox: Sandbox = Field(default_factory=Sandbox)
+    keys: Keys = Field(default_factory=Keys)
+    rejected: RejectedPen = Field(default_factory=RejectedPen)
     destinations: dict[str, Destination] = Field(default_factory=dict)
     sources: dict[str, Source] = Field(default_factory=dict)
     file: Path | None = None
 
     @property
     def folder(self) -> Path:
-        return self.file.absolute().parent if self.file else Path.cwd()  # not resolved: a mounted file may be a link
+        return folder_of(self.file)
 
     @property
     def store_path(self) -> Path:
@@ -189,9 +70,44 @@ TABLES: Final[dict[str, type[Section]]] = {
     "operator": Operator,
     "store": StoreSettings,
     "sandbox": Sandbox,
+    "keys": Keys,
+    "rejected": RejectedPen,
     "destinations": Destination,
     "sources": Source,
 }
+
+
+class Variables(Mapping[str, str]):
+    """What ${NAME} may be: the environment's variables, and ${file:PATH}, a file's text without its last line break."""
+
+    def __init__(self, environ: Mapping[str, str], folder: Path) -> None:
+        self.environ, self.folder = environ, folder
+
+    def __getitem__(self, name: str) -> str:
+        if not name.startswith(FILE_VARIABLE):
+            return self.environ[name]
+        try:
+            return (self.folder / name.removeprefix(FILE_VARIABLE)).read_text("utf-8").rstrip("\r\n")
+        except (OSError, ValueError) as error:  # ValueError: not UTF-8, or no name of a file
+            raise KeyError(name) from error
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.environ)
+
+    def __len__(self) -> int:
+        return len(self.environ)
+
+
+def files_named(path: Path | None) -> tuple[Path, ...]:
+    """The configuration's own file, and those that stand in it as ${file:PATH}."""
+    if path is None:
+        return ()
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError):
+        return (path,)
+    names = (name for name in VARIABLE.findall(text) if name.startswith(FILE_VARIABLE))
+    return (path, *(path.absolute().parent / name.removeprefix(FILE_VARIABLE) for name in names))
 
 
 def process_environ() -> Mapping[str, str]:
@@ -219,7 +135,7 @@ def examine_table(
     """Variables filled in, Inngest's own variables as defaults, every rule checked: the Config, or all its mistakes."""
     problems: list[ConfigError] = []
     later: list[ConfigError] = []
-    filled = fill_variables(table, environ, path, problems)
+    filled = fill_variables(table, Variables(environ, folder_of(path)), path, problems)
     unset = {problem.key for problem in problems}
     filled["destinations"] = default_destinations(filled.get("destinations", {}), environ, path, later)
     if filled.pop("file", None) is not None:
@@ -237,7 +153,7 @@ def sound_part(
     table: dict[str, Any], environ: Mapping[str, str], path: Path | None
 ) -> tuple[Config, list[ConfigError]]:
     """What is left of a wrong table without its mistakes, never to be run, and what is wrong between its tables."""
-    filled = fill_variables(table, environ, path, [])
+    filled = fill_variables(table, Variables(environ, folder_of(path)), path, [])
     filled["destinations"] = default_destinations(filled.get("destinations", {}), environ, path, [])
     named: Any = filled["destinations"] if isinstance(filled["destinations"], dict) else {}
     names = dict.fromkeys(named, Destination())  # a wrong one is there all the same

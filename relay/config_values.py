@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 from relay.errors import ConfigError
 
 VARIABLE: Final = re.compile(r"\$\{([^}]*)\}")
+#: ${file:PATH} is a file's text.
+FILE_VARIABLE: Final = "file:"
 
 
 def fill_variables(
@@ -29,6 +31,8 @@ def fill_variables(
         found = environ.get(match[1], "")
         if not found:
             message = f"the environment variable {match[1]} is not set: set it, or write the value here"
+            if match[1].startswith(FILE_VARIABLE):
+                message = f"the file {match[1].removeprefix(FILE_VARIABLE)} cannot be read, or is empty"
             problems.append(ConfigError(message, file=path, key=key))
         return found or match[0]
 

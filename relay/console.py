@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -16,7 +16,7 @@ from relay.config import environment_is_valid
 from relay.console_guard import REQUEST_BYTES_MAX, SAFE_HEADERS, ApiError, Guard, answer_json
 from relay.errors import StoreUnavailable, nearest
 from relay.models import DeliveryState, EventState
-from relay.records import RECORDS_MAX, Json, Records
+from relay.records import PAIRING_MINUTES_MAX, RECORDS_MAX, Json, Records
 from relay.stores.base import Store
 from relay.telemetry import Telemetry
 
@@ -27,6 +27,7 @@ ID_CHARACTERS_MAX: Final = 512
 Clock: TypeAlias = Callable[[], int]
 Ready: TypeAlias = Callable[[], Awaitable[list[str]]]
 Body = TypeVar("Body")
+SourceName: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=ID_CHARACTERS_MAX)]
 
 
 class ReplayBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -37,6 +38,16 @@ class ReplayBody(msgspec.Struct, forbid_unknown_fields=True):
 
 class PruneBody(msgspec.Struct, forbid_unknown_fields=True):
     before_ms: int
+
+
+class OpenBody(msgspec.Struct, forbid_unknown_fields=True):
+    source: SourceName
+    minutes: Annotated[int, msgspec.Meta(ge=1, le=PAIRING_MINUTES_MAX)]
+
+
+class ForgetBody(msgspec.Struct, forbid_unknown_fields=True):
+    source: SourceName
+    id: Annotated[int, msgspec.Meta(ge=1, le=2**53)] | None = None
 
 
 def operator_app(
@@ -57,6 +68,9 @@ def operator_app(
     app.router.add_get("/api/events/{ref}", console.event)
     app.router.add_post("/api/replay", console.replay)
     app.router.add_post("/api/prune", console.prune)
+    app.router.add_get("/api/secrets", console.secrets)
+    app.router.add_post("/api/secrets/open", console.open_pairing)
+    app.router.add_post("/api/secrets/forget", console.forget_secrets)
     return app
 
 
@@ -140,6 +154,23 @@ class Console:
             raise ApiError("invalid_parameter", "before_ms must be a time in the past, in unix milliseconds")
         pruned = await self.records.prune(asked.before_ms)
         return answer_json({"pruned": pruned, "done": pruned == 0})
+
+    async def secrets(self, http: web.Request) -> web.Response:
+        """Which secrets came in handshakes. Their text leaves the store by no way but its file."""
+        asked = parameters(http, ("source",))
+        return answer_json(await self.records.secrets(now_ms=self.clock_ms(), source=asked.get("source")))
+
+    async def open_pairing(self, http: web.Request) -> web.Response:
+        asked = await body_of(http, OpenBody)
+        opened = await self.records.open_pairing(asked.source, minutes=asked.minutes, now_ms=self.clock_ms())
+        self.telemetry.log("secrets.opened", source=asked.source, minutes=asked.minutes)
+        return answer_json(opened)
+
+    async def forget_secrets(self, http: web.Request) -> web.Response:
+        asked = await body_of(http, ForgetBody)
+        forgotten = await self.records.forget_secrets(asked.source, asked.id)
+        self.telemetry.log("secrets.forgotten", source=asked.source, count=forgotten)
+        return answer_json({"forgotten": forgotten})
 
 
 class StoreProbe:

@@ -37,7 +37,13 @@ REJECTIONS: Final[dict[str, tuple[int, str]]] = {
     "signature_missing": (401, "a header or field that the provider signs with is absent or empty"),
     "signature_mismatch": (401, "no configured secret gives any signature sent"),
     "timestamp_stale": (401, "the signed time is outside the provider's tolerance"),
+    "body_altered": (401, "the signature is genuine, the body is not the one it was made for: something changed it"),
+    "wrong_secret_form": (401, "the configured secret would match in another form (base64, hex, without its prefix)"),
+    "key_unreachable": (503, "the provider's public key could not be fetched; nothing was kept"),
     "key_unavailable": (401, "no usable key is configured for this signature"),
+    "handshake_refused": (400, "what a handshake asks to be answered is too long, or not of the form it has to have"),
+    "verify_token_mismatch": (403, "a handshake's verify token is not the one that is configured"),
+    "pairing_closed": (403, "a handshake brought a secret, and the source has one already"),
     "overloaded": (
         503,
         "receiver.requests_max requests, 256 MiB of bodies, or all connections that open files allow, are held already",
@@ -122,12 +128,14 @@ class LeaseLost(RelayError):
 class Rejected:
     """Why a request was not taken: `code` is a key of REJECTIONS, `message` is fit for the sender.
 
-    `detail` is for the operator only (it may say more than a stranger should learn).
+    `detail` is for the operator only (it may say more than a stranger should learn), and so is `skew_seconds`: how old
+    the signed time was, negative when it lies ahead.
     """
 
     code: str
     message: str
     detail: str = ""
+    skew_seconds: float | None = None
 
     @property
     def status(self) -> int:

@@ -221,6 +221,25 @@ class ReplayResult:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptSecret:
+    """A secret that a provider sent in a handshake. `id` names it to people; the secret itself is in no list."""
+
+    id: int
+    source: str
+    secret: str = field(repr=False)
+    kept_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """From when until when a source takes further secrets that come in handshakes."""
+
+    source: str
+    opened_ms: int
+    until_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class StoreStats:
     """Counts and ages now. `oldest_ms` values are times, None where nothing waits."""
 

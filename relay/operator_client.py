@@ -140,6 +140,18 @@ class RemoteRecords:
         pruned: int = (await self.ask("POST", "/api/prune", body={"before_ms": before_ms}))["pruned"]
         return pruned
 
+    async def secrets(self, *, now_ms: int, source: str | None = None) -> Json:
+        """As the relay's own clock says."""
+        return await self.ask("GET", "/api/secrets", query={"source": source})
+
+    async def open_pairing(self, source: str, *, minutes: int, now_ms: int) -> Json:
+        return await self.ask("POST", "/api/secrets/open", body={"source": source, "minutes": minutes})
+
+    async def forget_secrets(self, source: str, secret_id: int | None = None) -> int:
+        asked = {"source": source, "id": secret_id}
+        forgotten: int = (await self.ask("POST", "/api/secrets/forget", body=asked))["forgotten"]
+        return forgotten
+
     async def close(self) -> None:
         """Nothing is kept open between calls."""
 
@@ -171,6 +183,36 @@ class RemoteRecords:
     async def request(self, method: str, target: str, body: bytes = b"") -> HttpAnswer:
         headers = self.headers + (((b"content-type", b"application/json"),) if method == "POST" else ())
         return await exchange(method, self.base + target, headers, body)
+
+
+class RemoteRejected:
+    """The same calls as `RejectedRequests`, answered by a running relay. Raises Unreachable and Refused."""
+
+    def __init__(self, remote: RemoteRecords) -> None:
+        self.remote = remote
+
+    async def rejected(self, **filters: Any) -> list[Json]:
+        found: list[Json] = (await self.remote.ask("GET", "/api/rejected", query=filters))["rejected"]
+        return found
+
+    async def one(self, rejected_id: str) -> Json | None:
+        return await self.remote.one(f"/api/rejected/{quote(rejected_id, safe='')}")
+
+    async def body(self, rejected_id: str) -> bytes | None:
+        answer = await self.remote.request("GET", f"/api/rejected/{quote(rejected_id, safe='')}/body")
+        if answer.status == HTTPStatus.NOT_FOUND:
+            return None
+        if answer.status != HTTPStatus.OK:
+            raise refused(answer, self.remote.base)
+        return answer.body
+
+    async def verify(self, ids: Sequence[str], *, stale: bool = False) -> list[Json]:
+        asked = {"ids": list(ids), "stale": stale}
+        found: list[Json] = (await self.remote.ask("POST", "/api/rejected/verify", body=asked))["verified"]
+        return found
+
+    async def accept(self, ids: Sequence[str], *, stale: bool = False) -> Json:
+        return await self.remote.ask("POST", "/api/rejected/accept", body={"ids": list(ids), "stale": stale})
 
 
 def refused(answer: HttpAnswer, base: str) -> Refused:

@@ -113,7 +113,10 @@ class Pipeline:
     async def attend(self, claim: ClaimedDelivery) -> None:
         """Process one claim to its end, whatever happens on the way."""
         try:
-            await self.process(claim)
+            if claim.delivery.source in self.sources:
+                await self.process(claim)
+            else:  # taken out of the configuration just now: it waits until it is there again
+                await self.store.release_delivery(claim)
         except LeaseLost:
             self.telemetry.leases_lost.labels("pipeline").inc()
         except SandboxUnavailable as error:

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from relay.errors import ConfigError, nearest
+from relay.handshake_tables import Handshake, read_handshakes
 from relay.models import Request
-from relay.schemes.kinds import Scheme
-from relay.schemes.places import Place, Reader, Template, parse_place, parse_template, utf8
-from relay.schemes.reading import generic_hmac, generic_open, generic_token, override, read_scheme
+from relay.schemes.base import Scheme
+from relay.schemes.generic import generic_hmac, generic_open, generic_token
+from relay.schemes.places import utf8
+from relay.schemes.reading import Option, override, read_option, read_scheme
 from relay.schemes.tables import Table
 
 FOLDER: Final = Path(__file__).parent / "providers"
@@ -27,20 +29,14 @@ GENERIC: Final = {"hmac": generic_hmac, "token": generic_token, "none": generic_
 
 
 @dataclass(frozen=True, slots=True)
-class HandshakeAnswer:
-    status: int
-    headers: dict[str, str]
-    body: bytes
+class OwnAnswer:
+    """What a provider wants to read when its request was taken, in place of the relay's JSON."""
 
-
-@dataclass(frozen=True, slots=True)
-class Handshake:
-    """A genuine request that asks for an answer and is no delivery: `when` says how to tell, `body` what to answer."""
-
-    when: tuple[tuple[Place, bytes], ...]
     status: int
     headers: Mapping[str, str]
-    body: Template
+    body: bytes
+    #: A refusal has no body either, where the provider wants none in any answer.
+    refusals_empty: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +59,33 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """What is known about one provider. `mistakes` are patterns of what people paste instead of the secret."""
+    """What is known about one provider.
+
+    `expects` is the answer it wants; `transform` names the shipped script that fits, if there is one; `mistakes` are
+    patterns of what people paste instead of the secret. With `secret_optional` a source may have none: it arrives in a
+    handshake, or the provider's public keys do without.
+    """
 
     name: str
     title: str
     docs_url: str
     paste: str
     secret_form: str
+    expects: str
+    transform: str
     traps: tuple[str, ...]
     mistakes: tuple[tuple[re.Pattern[str], str], ...]
     scheme: Scheme
-    handshake: Handshake | None
+    options: tuple[Option, ...]
+    secret_optional: bool
+    handshakes: tuple[Handshake, ...]
+    answer: OwnAnswer | None
     samples: tuple[Sample, ...]
+
+    @property
+    def keeps_secrets(self) -> bool:
+        """Does a handshake bring the secret?"""
+        return any(handshake.keeps for handshake in self.handshakes)
 
     def sample(self, event: str | None = None) -> Sample:
         """The sample of this event, or the first one. Raises ConfigError, naming those there are."""
@@ -96,7 +107,8 @@ def load_preset(name: str, folder: Path = FOLDER) -> Preset:
     """One preset; the others are not read."""
     known = sorted(file.stem for file in folder.glob("*.toml"))
     if name not in known:
-        raise ConfigError(f"there is no provider {name!r}{nearest(name, known)}; providers are {', '.join(known)}")
+        remedy = '`relay providers` lists them, and provider = "hmac" or "token" describes one that is not there'
+        raise ConfigError(f"there is no provider {name!r}{nearest(name, known)}; {remedy}")
     return read_preset(name, read_table(folder / f"{name}.toml"), folder)
 
 
@@ -111,40 +123,27 @@ def preset_for(provider: str, scheme_keys: Mapping[str, Any], *, file: Path | No
     table = Table(scheme_keys, file, f"{key}.scheme")
     if provider in GENERIC:
         return replace(preset, scheme=GENERIC[provider](table))
-    return replace(preset, scheme=override(preset.scheme, table)) if scheme_keys else preset
+    return replace(preset, scheme=override(preset.scheme, table, preset.options))
 
 
 def secret_problems(preset: Preset, secrets: Sequence[str]) -> list[str]:
     """Why these secrets cannot work, a sentence each, which never holds a secret. Empty: they may be right."""
     if preset.scheme.open:
         return [f"{preset.name} checks no signature and takes no secret: leave secrets out"] if secrets else []
-    if not secrets:
+    if not secrets and not preset.secret_optional:
         return [f"{preset.title} needs a secret ({preset.secret_form}): set secrets = [...]"]
     found = ((index, secret_problem(preset, secret)) for index, secret in enumerate(secrets))
     return [f"secrets[{index}] {problem}" for index, problem in found if problem]
 
 
 def secret_problem(preset: Preset, secret: str) -> str | None:
-    if secret != secret.strip():
+    if secret != secret.strip() and "-----BEGIN" not in secret:  # a PEM ends with a line break
         return "begins or ends with white space: it was not copied cleanly"
     for pattern, sentence in preset.mistakes:
         if pattern.search(secret):
             return sentence
     problem = preset.scheme.key_problem(secret)
-    return f"{problem}: {preset.title}'s secret is {preset.secret_form}" if problem else None
-
-
-def answer_handshake(preset: Preset, request: Request, body: bytes) -> HandshakeAnswer | None:
-    """The answer to a genuine request that is a handshake; None when it is a delivery."""
-    handshake = preset.handshake
-    if handshake is None:
-        return None
-    wanted = handshake.body.headers.union(*(place.headers for place, _ in handshake.when))
-    reader = Reader(wanted, request, "", body)
-    if any(place.read(reader) != expected for place, expected in handshake.when):
-        return None
-    answer = handshake.body.render(reader)
-    return None if answer is None else HandshakeAnswer(handshake.status, dict(handshake.headers), answer)
+    return f"{problem}: it should be {preset.secret_form}" if problem else None
 
 
 def read_table(file: Path) -> Table:
@@ -160,20 +159,31 @@ def read_preset(name: str, table: Table, folder: Path) -> Preset:
     scheme_table = table.table("scheme")
     if scheme_table is None:
         raise table.error("is required: how the provider signs", "scheme")
+    options = tuple(read_option(option, inner) for option, inner in named_tables(table, "options"))
     preset = Preset(
         name=name,
         title=table.text("title"),
         docs_url=table.text("docs_url"),
         paste=table.text("paste"),
         secret_form=table.text("secret_form"),
+        expects=table.text("expects", ""),
+        transform=table.text("transform", name),
         traps=table.texts("traps") or (),
         mistakes=read_mistakes(table),
         scheme=read_scheme(scheme_table, lambda other: other_scheme(other, name, folder)),
-        handshake=read_handshake(table),
+        handshakes=read_handshakes(table, [option.name for option in options]),
+        options=options,
+        answer=read_answer(table),
+        secret_optional=table.flag("secret_optional"),
         samples=tuple(read_sample(sample) for sample in table.tables("samples")),
     )
     table.done()
     return preset
+
+
+def named_tables(table: Table, name: str) -> list[tuple[str, Table]]:
+    outer = table.table(name) or Table({}, table.file, name)
+    return [(key, inner) for key in outer.values if (inner := outer.table(key)) is not None]
 
 
 def other_scheme(other: str, name: str, folder: Path) -> Scheme:
@@ -195,20 +205,16 @@ def read_mistakes(table: Table) -> tuple[tuple[re.Pattern[str], str], ...]:
         raise table.error(f"holds what is not a regular expression: {error}", "secret_mistakes") from error
 
 
-def read_handshake(table: Table) -> Handshake | None:
-    inner = table.table("handshake")
+def read_answer(table: Table) -> OwnAnswer | None:
+    inner = table.table("answer")
     if inner is None:
         return None
-    when = tuple(
-        (inner.compiled("when", place, parse_place), utf8(value)) for place, value in inner.mapping("when").items()
-    )
-    if not when:
-        raise inner.error("is required: a table of places and what stands there in a handshake", "when")
-    status: int = inner.get("status", 200, int, "an HTTP status")
-    body = inner.compiled("body", inner.text("body", ""), parse_template)
-    handshake = Handshake(when, status, inner.mapping("headers"), body)
+    status: int = inner.get("status", 200, int, "an HTTP status of success")
+    answer = OwnAnswer(status, inner.mapping("headers"), utf8(inner.text("body", "")), inner.flag("refusals_empty"))
     inner.done()
-    return handshake
+    if not 200 <= status < 300:
+        raise inner.error("must be an HTTP status of success: the delivery is stored", "status")
+    return answer
 
 
 def read_sample(table: Table) -> Sample:

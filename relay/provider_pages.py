@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from relay.presets import Preset
+from relay.presets import OwnAnswer, Preset
 
 #: Where the generated part of docs/providers.md begins; what stands above it is written by hand.
 MARK = "<!-- made by `relay providers --markdown`: everything below comes from relay/providers/*.toml -->"
 
 
 def provider_pages(presets: Iterable[Preset]) -> str:
-    """A section for each preset, after the mark."""
-    return "\n".join([MARK, "", *(provider_page(preset) for preset in presets)])
+    """What there is, and a section for each preset, after the mark."""
+    listed = list(presets)
+    names = ", ".join(f"[{preset.name}](#{preset.name}-{anchor(preset.title)})" for preset in listed)
+    return "\n".join([MARK, "", f"{len(listed)} presets: {names}", "", *(provider_page(preset) for preset in listed)])
+
+
+def anchor(title: str) -> str:
+    """The end of a heading's anchor, as GitHub makes them: small letters, digits, hyphens for spaces."""
+    return "".join(c for c in title.lower().replace(" ", "-") if c.isalnum() or c in "-_")
 
 
 def provider_page(preset: Preset) -> str:
@@ -21,15 +28,28 @@ def provider_page(preset: Preset) -> str:
     rows = [
         ("secret", preset.secret_form),
         ("what to paste where", preset.paste),
+        *(
+            (f"`scheme.{option.name}`{', required' if option.required else ''}", option.about)
+            for option in preset.options
+        ),
         ("delivery id", places),
         ("event type", ", ".join(f"`{place.text}`" for place in preset.scheme.event_type)),
-        ("handshake", "answered by the relay, kept nowhere" if preset.handshake else ""),
+        ("it expects", preset.expects),
+        ("it is answered", answer_shown(preset.answer)),
+        ("handshakes", ", ".join(f"`{each.name}` ({each.method})" for each in preset.handshakes)),
         ("samples for `relay send`", ", ".join(f"`{sample.event}`" for sample in preset.samples)),
         ("documentation", f"<{preset.docs_url}>" if preset.docs_url else ""),
     ]
     table = [f"| {name} | {escape(text)} |" for name, text in rows if text]
     traps = [f"- {trap}" for trap in preset.traps]
     return "\n".join([f"## `{preset.name}`: {preset.title}", "", "| | |", "|---|---|", *table, "", *traps, ""])
+
+
+def answer_shown(answer: OwnAnswer | None) -> str:
+    """What the relay answers an accepted request with, where it is not its own JSON."""
+    if answer is None:
+        return ""
+    return f"{answer.status} with `{answer.body.decode()}`" if answer.body else f"{answer.status}, without a body"
 
 
 def escape(text: str) -> str:

@@ -1,43 +1,33 @@
 """Stage 1: a provider's POST becomes a stored delivery, and only then a 200.
 
-Read `Receiver.take` and `judge` first: their lines are the steps. Each gives what the next one needs, or a Rejected.
+Read `Receiver.take` first, then `Judge.judge`: their lines are the steps. Each gives what the next one needs, or a
+Rejected.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fnmatch
-import re
 import time
-from collections.abc import Callable, Mapping
-from typing import Final, TypeAlias
-from urllib.parse import parse_qsl
+from collections.abc import Mapping
+from typing import Final
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
-from aiohttp.http_exceptions import LineTooLong
 from aiohttp.typedefs import Handler
-from ulid import ULID
 
-from relay.bodies import decode_body
 from relay.config import Receiver as ReceiverSettings
-from relay.config import environment_is_valid
-from relay.connection import TooManyConnections
 from relay.errors import Rejected, StoreUnavailable
-from relay.models import Accepted, Delivery, Request
-from relay.presets import HandshakeAnswer, answer_handshake
+from relay.judge import Judge
+from relay.models import Accepted, Delivery
+from relay.receiver_http import Answer, outcome_code, public_url, respond, to_request, unreadable
 from relay.sources import RunningSource
 from relay.stores.base import Store
 from relay.telemetry import UNKNOWN_SOURCE, Telemetry
-from relay.verify import Verified, verify
 
-ENVIRONMENT_NAME: Final = "x-inngest-env"
 #: Bodies being read at one time, together; a request beyond it is told to come back.
 BODIES_BYTES_MAX: Final = 256 * 1024 * 1024
 #: How long a refused sender may go on sending before the connection is cut.
 LINGER_SECONDS: Final = 5.0
-
-Answer: TypeAlias = Accepted | HandshakeAnswer | Rejected
 
 
 class Receiver:
@@ -47,12 +37,12 @@ class Receiver:
         self,
         store: Store,
         sources: Mapping[str, RunningSource],
+        judge: Judge,
         settings: ReceiverSettings,
         telemetry: Telemetry,
-        clock_ms: Callable[[], int],
     ) -> None:
-        self.store, self.sources, self.settings = store, sources, settings
-        self.telemetry, self.clock_ms = telemetry, clock_ms
+        self.store, self.sources, self.judge = store, sources, judge
+        self.settings, self.telemetry = settings, telemetry
         self.requests_held = 0
         self.bodies_bytes_held = 0
         self.draining = False
@@ -82,26 +72,9 @@ class Receiver:
         wire = await self.read_body(http)
         if isinstance(wire, Rejected):
             return wire
-        judged = self.judge(source, http, wire)
-        return (await self.store.accept([judged]))[0] if isinstance(judged, Delivery) else judged
-
-    def judge(self, source: RunningSource, http: web.Request, wire: bytes) -> Delivery | HandshakeAnswer | Rejected:
-        """Decode, verify, look for a handshake, find the environment. The decoded body lives no longer than this."""
         request = to_request(http, wire)
-        body = decode_body(request.headers, wire, self.settings.body_bytes_max)
-        if isinstance(body, Rejected):
-            return body
-        now_ms = self.clock_ms()
-        verified = self.verify(source, request, http, body, now_ms)
-        if isinstance(verified, Rejected):
-            return verified
-        handshake = answer_handshake(source.preset, request, body)
-        if handshake is not None:
-            return handshake
-        environment = environment_asked(request, source)
-        if isinstance(environment, Rejected):
-            return environment
-        return Delivery(str(ULID()), source.name, verified.key, now_ms, request, environment)
+        judged = await self.judge.judge(source, request, public_url(self.settings.public_url, source, http))
+        return (await self.store.accept([judged]))[0] if isinstance(judged, Delivery) else judged
 
     async def receive(self, http: web.Request) -> web.Response:
         """One request, answered, counted and logged; this is where outcomes and surprises become HTTP."""
@@ -121,7 +94,7 @@ class Receiver:
         finally:
             self.release(http)
         self.report(http.match_info.get("source"), answer, time.perf_counter() - began, http.get("bytes_held", 0))
-        response = respond(answer)
+        response = respond(answer, self.sources.get(http.match_info.get("source", "")))
         if self.draining:
             response.force_close()
         return response
@@ -168,7 +141,7 @@ class Receiver:
             return Rejected("unknown_source", "no such source: the URL is /in/<source>, by the name in relay.toml")
         if not source.settings.enabled:
             return Rejected("source_disabled", f"the source {source.name} is disabled")
-        if http.method != "POST":
+        if http.method not in source.methods:
             return Rejected("method_not_allowed", f"{http.method} is not a webhook: POST it")
         if len(http.raw_headers) > self.settings.headers_max:
             return Rejected("headers_too_large", f"more than {self.settings.headers_max} headers")
@@ -203,12 +176,6 @@ class Receiver:
     def too_large(self) -> Rejected:
         return Rejected("body_too_large", f"the body is over {self.settings.body_bytes_max:,} bytes")
 
-    def verify(
-        self, source: RunningSource, request: Request, http: web.Request, body: bytes, now_ms: int
-    ) -> Verified | Rejected:
-        url = public_url(self.settings.public_url, http)
-        return verify(source.preset.scheme, source.settings.secrets, request, url=url, body=body, now_s=now_ms / 1000)
-
     def report(self, name: str | None, answer: Answer, seconds: float, size: int = 0) -> None:
         """Count and log; the label is a configured name or `_unknown`, whatever the URL was."""
         source = name if name in self.sources else UNKNOWN_SOURCE
@@ -227,84 +194,12 @@ class Receiver:
                 source=source,
                 code=answer.code,
                 detail=answer.detail or answer.message,
+                skew_seconds=answer.skew_seconds,
                 bytes=size,
                 ms=milliseconds,
             )
         else:
-            self.telemetry.log("handshake.answered", source=source, status=answer.status)
-
-
-def to_request(http: web.Request, body: bytes) -> Request:
-    path, _, query = target(http).partition("?")
-    return Request(http.method, path, query, tuple(http.raw_headers), body)
-
-
-def public_url(base: str | None, http: web.Request) -> str:
-    """The URL as the provider sees it, for schemes that sign it: receiver.public_url, else what the request says."""
-    return f"{base or f'{http.scheme}://{http.host}'}{target(http)}"
-
-
-def target(http: web.Request) -> str:
-    """Path and query as they were sent. A request that names the whole URL, as to a proxy, means the same by it."""
-    sent = http.raw_path
-    return sent if sent.startswith("/") else re.sub(r"\A[A-Za-z][A-Za-z0-9+.-]*://[^/?]*", "", sent)
-
-
-def unreadable(error: BaseException | None) -> Rejected:
-    """What is wrong with bytes that the parser refused. Its text may quote them, except in a first line of several."""
-    if isinstance(error, TooManyConnections):
-        return Rejected("overloaded", "too many connections at once, send it again", str(error))
-    if isinstance(error, LineTooLong) or "Too many headers" in str(error):
-        return Rejected("headers_too_large", "there are too many headers, or one of them or the URL is too long")
-    if isinstance(error, HttpProcessingError):
-        line, several, _ = error.message.partition("\n")
-        detail = line.rstrip(":") if several else type(error).__name__
-        return Rejected("request_malformed", "this is not a well-formed HTTP/1.1 request", detail)
-    return Rejected("internal", "the relay could not handle this request, send it again")
-
-
-def environment_asked(request: Request, source: RunningSource) -> str | Rejected | None:
-    """The branch environment that the request asks for: the header, else the query parameter; None for neither."""
-    asked = request.header(ENVIRONMENT_NAME) or query_value(request.query, ENVIRONMENT_NAME)
-    if not asked:
-        return None
-    if not environment_is_valid(asked):
-        return Rejected("environment_invalid", "x-inngest-env must be 1 to 128 printable ASCII characters")
-    if not any(fnmatch.fnmatchcase(asked, pattern) for pattern in source.settings.environments_allowed):
-        return Rejected("environment_not_allowed", f"the source {source.name} takes no deliveries for this environment")
-    return asked
-
-
-def query_value(query: str, name: str) -> str | None:
-    """The first value of a query parameter whose name is `name` in any case."""
-    if not query:
-        return None
-    try:
-        pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=1000)
-    except ValueError:  # more fields than any provider sends: there is nothing to route by
-        return None
-    return next((value for key, value in pairs if key.lower() == name), None)
-
-
-def outcome_code(answer: Answer) -> str:
-    if isinstance(answer, Rejected):
-        return answer.code
-    if isinstance(answer, Accepted):
-        return "duplicate" if answer.duplicate else "accepted"
-    return "handshake"
-
-
-def respond(answer: Answer) -> web.Response:
-    """The HTTP form of an outcome; these bodies are part of the contract."""
-    if isinstance(answer, Accepted):
-        return web.json_response({"id": answer.id, "status": outcome_code(answer)})
-    if isinstance(answer, HandshakeAnswer):
-        return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
-    response = web.json_response({"error": {"code": answer.code, "message": answer.message}}, status=answer.status)
-    if answer.status == 405:
-        response.headers["Allow"] = "POST"
-    if answer.status in (408, 413, 431) or answer.code == "request_malformed":
-        response.force_close()  # the rest is not read
-    if answer.status == 503:
-        response.headers["Retry-After"] = "5"
-    return response
+            self.telemetry.log("handshake.answered", source=source, handshake=answer.name, status=answer.status)
+            if answer.keeps is not None:
+                remedy = f"`relay secrets show {source}` prints it, should the provider's page ask for it"
+                self.telemetry.log("secret.kept", source=source, remedy=remedy)

@@ -13,13 +13,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final, TypeAlias
 
-from relay.models import DeliveryRecord, DeliveryState, EventRecord, EventState, ReplayResult, Request
+from relay.models import DeliveryRecord, DeliveryState, EventRecord, EventState, Pairing, ReplayResult, Request
 from relay.stores.base import Store
 
 Json: TypeAlias = dict[str, Any]
 
 #: The most that one list, or one replay, handles in a call.
 RECORDS_MAX: Final = 1000
+#: How long a source may be open for further secrets.
+PAIRING_MINUTES_MAX: Final = 24 * 60
+MINUTE_MS: Final = 60_000
 #: How much of a body is shown inside a delivery; the whole of it has a place of its own.
 BODY_SHOWN_BYTES_MAX: Final = 256 * 1024
 
@@ -86,6 +89,25 @@ class Records:
     async def prune(self, before_ms: int) -> int:
         """One short step; how many deliveries went, 0 when there is nothing left to prune."""
         return await self.store.prune(before_ms)
+
+    async def secrets(self, *, now_ms: int, source: str | None = None) -> Json:
+        """The secrets that came in handshakes, without their text, and the sources that are open for more."""
+        kept = await self.store.list_secrets(source)
+        pairings = [each for each in await self.store.list_pairings(now_ms) if source in (None, each.source)]
+        return {
+            "secrets": [{"id": each.id, "source": each.source, "kept_ms": each.kept_ms} for each in kept],
+            "open": [asdict(each) for each in pairings],
+        }
+
+    async def open_pairing(self, source: str, *, minutes: int, now_ms: int) -> Json:
+        """Let a source take further secrets for so many minutes."""
+        pairing = Pairing(source, now_ms, now_ms + minutes * MINUTE_MS)
+        await self.store.open_pairing(pairing)
+        return asdict(pairing)
+
+    async def forget_secrets(self, source: str, secret_id: int | None = None) -> int:
+        """One, or all of the source's; how many went."""
+        return await self.store.forget_secrets(source, secret_id)
 
     async def close(self) -> None:
         await self.store.close()

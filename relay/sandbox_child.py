@@ -333,6 +333,7 @@ def serve(channel: socket.socket, engine: Engine) -> None:
 
 def main(settings: dict[str, Any]) -> None:
     """`settings`: paths to import from, the limits, the layers to leave out."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload is the relay's
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the relay's: it ends its children when it has drained
     channel = socket.socket(fileno=0)
     sys.path[:0] = settings["paths"]

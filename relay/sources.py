@@ -9,6 +9,7 @@ from typing import Final
 
 from relay.config import Config, Source, shipped_transforms
 from relay.errors import ConfigError
+from relay.handshakes import methods_of
 from relay.presets import Preset, preset_for, secret_problems
 from relay.sandbox import SandboxPool, Script
 from relay.transform import default_script
@@ -25,6 +26,11 @@ class RunningSource:
     settings: Source
     preset: Preset
     script: Script
+
+    @property
+    def methods(self) -> frozenset[str]:
+        """The HTTP methods that its URL takes: POST, and what its provider's handshakes come by."""
+        return methods_of(self.preset.handshakes)
 
 
 def load_sources(config: Config) -> dict[str, RunningSource]:

@@ -34,6 +34,7 @@ class Telemetry:
         self.requests = counter("requests", "Requests answered, by source and code", ["source", "code"])
         self.request_seconds = histogram("request_seconds", "From the request's headers to its answer", ["source"])
         self.body_bytes = counter("body_bytes", "Bytes of accepted bodies", ["source"])
+        self.key_fetches = counter("key_fetches", "Fetches of public keys, by outcome", ["outcome"])
         self.deliveries_settled = counter(
             "deliveries_settled",
             "Deliveries that left the transform stage, by state and code",
@@ -60,12 +61,18 @@ class Telemetry:
             "destination_stopped", "1 while a destination refuses the key or the address", ["destination"]
         )
         self.leases_lost = counter("leases_lost", "Results dropped because the lease had run out", ["stage"])
+        self.rejected_kept = counter("rejected_kept", "Rejected requests kept for a look, by source", ["source"])
+        self.rejected_dropped = counter(
+            "rejected_dropped", "Rejected requests not kept, by source and reason", ["source", "reason"]
+        )
         self.surprises = counter("surprises", "Exceptions nobody expected, by stage", ["stage"])
         self.deliveries = gauge("deliveries", "Deliveries kept, by state", ["state"])
         self.events = gauge("events", "Events kept, by state", ["state"])
         self.oldest_received = gauge("oldest_received_seconds", "Age of the oldest delivery not yet processed", [])
         self.oldest_pending = gauge("oldest_pending_seconds", "Age of the oldest event not yet sent", [])
         self.store_bytes = gauge("store_bytes", "Size of the store's files", [])
+        self.config_usable = gauge("config_usable", "0 after relay.toml was changed and refused, until it is right", [])
+        self.config_usable.set(1)
         self.store_usable = gauge("store_usable", "1 while the store can be written", [])
 
     def log(self, name: str, *, level: str = "info", **fields: object) -> None:

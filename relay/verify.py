@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from relay.errors import Rejected
 from relay.models import Request
-from relay.schemes.kinds import Scheme
-from relay.schemes.places import Reader, first_id
+from relay.schemes.base import Scheme, Wanted
+from relay.schemes.places import NO_DOCUMENTS, Reader, Step, first_id
 
-__all__ = ["Scheme", "Verified", "sign", "verify"]
+__all__ = ["Scheme", "Step", "Verified", "Wanted", "explain", "sign", "verify", "wanted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +22,53 @@ class Verified:
 
 
 def verify(
-    scheme: Scheme, secrets: Sequence[str], request: Request, *, url: str, body: bytes, now_s: float
+    scheme: Scheme,
+    secrets: Sequence[str],
+    request: Request,
+    *,
+    url: str,
+    body: bytes,
+    now_s: float,
+    documents: Mapping[str, bytes] = NO_DOCUMENTS,
 ) -> Verified | Rejected:
     """Any of the secrets may vouch. `request.body` is what is signed, as on the wire; `body` the same, decoded.
 
     `url` is the URL as the provider sees it, with the query; some sign it. Empty secrets and signatures never match.
+    `documents` are those of `wanted` that could be had, by their names.
     """
-    reader = Reader(scheme.headers, request, url, body)
+    reader = Reader(scheme.headers, request, url, body, scheme.options, documents)
     refusal = scheme.judge(reader, secrets, now_s)
     if refusal is not None:
         return refusal
     return Verified(first_id(scheme.delivery_id, reader), first_id(scheme.event_type, reader))
+
+
+def wanted(
+    scheme: Scheme, request: Request, *, url: str, body: bytes, secrets: Sequence[str] = ()
+) -> tuple[Wanted, ...]:
+    """What must be fetched before this request can be verified; nothing for most schemes."""
+    if not scheme.remote or scheme.pinned(secrets):
+        return ()
+    return scheme.wanted(Reader(scheme.headers, request, url, body, scheme.options))
+
+
+def explain(
+    scheme: Scheme,
+    secrets: Sequence[str],
+    request: Request,
+    *,
+    url: str,
+    body: bytes,
+    now_s: float,
+    documents: Mapping[str, bytes] = NO_DOCUMENTS,
+) -> tuple[Verified | Rejected, list[Step]]:
+    """The same judgement with its steps, for a person who holds the secret: they hold expected signatures."""
+    reader = Reader(scheme.headers, request, url, body, scheme.options, documents)
+    reader.steps = []
+    refusal = scheme.judge(reader, secrets, now_s)
+    if refusal is not None:
+        return refusal, reader.steps
+    return Verified(first_id(scheme.delivery_id, reader), first_id(scheme.event_type, reader)), reader.steps
 
 
 def sign(scheme: Scheme, secret: str, request: Request, *, url: str, now_s: float, delivery_id: str) -> Request:

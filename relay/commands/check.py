@@ -16,6 +16,7 @@ from relay.commands.settings import config_path
 from relay.config import Config, examine_table, is_loopback, process_environ, read_toml, sound_part
 from relay.errors import ConfigError, SandboxUnavailable, TransformError
 from relay.javascript import lint
+from relay.keys import KeyResolver
 from relay.presets import preset_for, secret_problems
 from relay.sandbox import SandboxPool, Script
 from relay.sources import load_script
@@ -67,6 +68,7 @@ async def deeper_problems(config: Config) -> tuple[list[Problem], dict[str, str]
     """The sources' own and their scripts', and what the sandbox's layers say of themselves."""
     scripts: dict[str, Script] = {}
     problems = [problem for name in config.sources for problem in source_problems(config, name, scripts)]
+    problems += await key_problems(config)
     found, layers = await script_problems(config, scripts)
     return [*problems, *found], layers
 
@@ -134,6 +136,35 @@ def source_problems(config: Config, name: str, scripts: dict[str, Script]) -> It
         scripts[name] = load_script(config, name)
     except ConfigError as mistake:
         yield of_mistake(mistake)
+
+
+async def key_problems(config: Config) -> list[Problem]:
+    """Hosts of public keys that cannot be reached from here: their sources' webhooks would get 503."""
+    wanted = [(name, host) for name in config.sources for host in key_hosts(config, name)]
+    try:
+        keys = KeyResolver(config.keys, config.folder, Telemetry())
+    except ConfigError as mistake:
+        return [of_mistake(mistake)]
+    try:
+        reasons = {host: await keys.probe(host) for host in dict.fromkeys(host for _, host in wanted)}
+    finally:
+        await keys.close()
+    where = f"{config.file}: sources"
+    remedy = "until it can, webhooks that need a key from there get 503"
+    return [
+        Problem("warning", f"{where}.{name}", "key_unreachable", f"{host} cannot be reached ({reason}): {remedy}")
+        for name, host in wanted
+        if (reason := reasons[host])
+    ]
+
+
+def key_hosts(config: Config, name: str) -> tuple[str, ...]:
+    source = config.sources[name]
+    try:
+        preset = preset_for(source.provider, source.scheme, file=config.file, key=f"sources.{name}")
+    except ConfigError:  # said already
+        return ()
+    return preset.scheme.key_hosts(source.secrets) if source.enabled else ()
 
 
 async def script_problems(config: Config, scripts: dict[str, Script]) -> tuple[list[Problem], dict[str, str]]:

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
+from pathlib import Path
 
 from relay.commands.arguments import Commands, add_command, add_json
 from relay.commands.output import EXIT_DONE, Column, Output
+from relay.config import shipped_transforms
+from relay.errors import ConfigError
 from relay.presets import Preset, load_preset, load_presets
-from relay.provider_pages import provider_pages
+from relay.provider_pages import answer_shown, provider_pages
 from relay.records import Json
+from relay.schemes.throwaway import make_pair
 
 
 def register(commands: Commands) -> None:
     parser = add_command(commands, "providers", list_providers, "list the providers, or show one and what to paste")
     add_json(parser)
     parser.add_argument("--markdown", action="store_true", help="print the generated part of docs/providers.md")
-    actions = parser.add_subparsers(metavar="[list | show]", title="actions")
+    actions = parser.add_subparsers(metavar="[list | show | key]", title="actions")
     add_json(add_command(actions, "list", list_providers, "all of them; what happens without a word, too"))
     show = add_command(actions, "show", show_provider, "one of them: its secret, what to paste where, its traps")
     show.add_argument("name", metavar="NAME")
     add_json(show)
+    key = add_command(actions, "key", make_key, "make a throwaway key pair, to try a provider that signs with its own")
+    key.add_argument("name", metavar="NAME")
+    key.add_argument("--out", metavar="FILE", help="where the private key goes (NAME.key.pem)")
 
 
 async def list_providers(args: argparse.Namespace, output: Output) -> int:
@@ -48,7 +57,12 @@ async def show_provider(args: argparse.Namespace, output: Output) -> int:
             ("title", preset.title),
             ("secret", preset.secret_form),
             ("paste", preset.paste),
-            ("handshake", "answered" if preset.handshake else None),
+            *((f"scheme.{option.name}", option.about) for option in preset.options),
+            ("expects", preset.expects or None),
+            ("answered", answer_shown(preset.answer) or None),
+            ("delivery id", ", ".join(place.text for place in preset.scheme.delivery_id) or None),
+            ("event type", ", ".join(place.text for place in preset.scheme.event_type) or None),
+            ("handshakes", ", ".join(f"{each.name} ({each.method})" for each in preset.handshakes) or None),
             ("samples", ", ".join(sample.event for sample in preset.samples) or None),
             ("documentation", preset.docs_url),
         ]
@@ -61,11 +75,46 @@ async def show_provider(args: argparse.Namespace, output: Output) -> int:
     return EXIT_DONE
 
 
+async def make_key(args: argparse.Namespace, output: Output) -> int:
+    """The private half into a file that only its owner can read, the public half onto stdout."""
+    preset = load_preset(args.name)
+    pair = make_pair(preset.scheme)
+    if pair is None:
+        raise ConfigError(f"{preset.name} signs with the secret itself: `relay send` needs no key pair", key="NAME")
+    file = Path(args.out or f"{preset.name}.key.pem")
+    try:
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+            opened.write(pair.private)
+    except OSError as error:
+        raise ConfigError(f"cannot be made: {error.strerror}", file=file, key="--out") from error
+    output.line(f"private key in {file}: relay send SOURCE --key {file}")
+    output.line("public key, to stand in the source's secrets while you try it:")
+    output.line()
+    output.line(f"secrets = [{json.dumps(pair.public)}]")
+    return EXIT_DONE
+
+
 def snippet(preset: Preset) -> list[str]:
     """What to write into relay.toml."""
     variable = f"{preset.name.upper()}_WEBHOOK_SECRET"
-    secrets = [] if preset.scheme.open else [f'secrets = ["${{{variable}}}"]']
-    return [f"[sources.{preset.name}]", f'provider = "{preset.name}"', *secrets]
+    secrets = [] if preset.scheme.open or preset.secret_optional else [f'secrets = ["${{{variable}}}"]']
+    required = [option for option in preset.options if option.required]
+    scheme = ["", f"[sources.{preset.name}.scheme]"] if required else []
+    options = [f'{option.name} = "…"   # {option.about}' for option in required]
+    return [
+        f"[sources.{preset.name}]",
+        f'provider = "{preset.name}"',
+        *secrets,
+        *transform_line(preset),
+        *scheme,
+        *options,
+    ]
+
+
+def transform_line(preset: Preset) -> list[str]:
+    """The transform that comes with the relay for this preset, if there is one."""
+    script = f"{preset.transform}.js"
+    return [f'transform = "transforms/{script}"'] if (shipped_transforms() / script).exists() else []
 
 
 def provider_json(preset: Preset) -> Json:
@@ -75,8 +124,14 @@ def provider_json(preset: Preset) -> Json:
         "docs_url": preset.docs_url,
         "secret_form": preset.secret_form,
         "paste": preset.paste,
+        "expects": preset.expects,
         "traps": list(preset.traps),
-        "handshake": preset.handshake is not None,
+        "options": [
+            {"name": option.name, "about": option.about, "required": option.required} for option in preset.options
+        ],
+        "delivery_id": [place.text for place in preset.scheme.delivery_id],
+        "event_type": [place.text for place in preset.scheme.event_type],
+        "handshakes": [each.name for each in preset.handshakes],
         "verified": not preset.scheme.open,
         "samples": [sample.event for sample in preset.samples],
     }

@@ -8,11 +8,13 @@ import re
 import sys
 import time
 import uuid
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from relay.commands.access import secrets_of
 from relay.commands.arguments import Commands, add_command, add_environment, add_json
 from relay.commands.output import EXIT_DONE, EXIT_UNSUCCESSFUL, Output
 from relay.commands.settings import settings
@@ -23,9 +25,21 @@ from relay.models import Request
 from relay.operator_client import HttpAnswer, base_url, exchange
 from relay.presets import Preset, Sample, preset_for, secret_problems
 from relay.records import Json
+from relay.schemes.throwaway import signing_text
 from relay.verify import sign
 
 ANSWER_CHARACTERS_MAX: Final = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Signing:
+    """What to sign with, and where it is configured: the first of the secrets, or the private key of --key."""
+
+    preset: Preset
+    secrets: tuple[str, ...]
+    private: str | None
+    source: str
+    file: Path | None
 
 
 def register(commands: Commands) -> None:
@@ -44,6 +58,9 @@ def register(commands: Commands) -> None:
         help="where to: a webhook's URL, or a relay's address (the receiver of the configuration)",
     )
     parser.add_argument("--signed-url", metavar="URL", help="the URL that is signed, where a provider signs it")
+    parser.add_argument(
+        "--key", metavar="FILE", help="sign with this private key (PEM); for providers that sign with one of their own"
+    )
     parser.add_argument("--id", metavar="ID", dest="delivery_id", help="the provider's delivery id (a new one)")
     add_environment(parser, "ask for this Inngest environment (x-inngest-env)")
     add_json(parser)
@@ -65,7 +82,9 @@ async def send(args: argparse.Namespace, output: Output) -> int:
     to, signed_url = addresses(config, args)
     delivery_id = args.delivery_id or str(uuid.uuid4())
     unsigned = build_request(preset, args, to, delivery_id)
-    request = signed(preset, source, config, args.source, unsigned, signed_url, delivery_id)
+    secrets = await secrets_of(config, args.source, preset)
+    with_what = Signing(preset, secrets, private_key(args, preset, secrets), args.source, config.file)
+    request = signed(with_what, unsigned, signed_url, delivery_id)
     to = urlsplit(to)._replace(query=request.query).geturl()  # signing may have put a token there
     answer = await exchange("POST", to, request.headers, request.body)
     report(answer, to, delivery_id, args, output)
@@ -138,18 +157,31 @@ def read_body(name: str) -> bytes:
         raise ConfigError(f"cannot be read: {error.strerror}", file=name, key="--body") from error
 
 
-def signed(
-    preset: Preset, source: Source, config: Config, name: str, request: Request, url: str, delivery_id: str
-) -> Request:
-    if preset.scheme.open:
+def signed(signing: Signing, request: Request, url: str, delivery_id: str) -> Request:
+    if signing.preset.scheme.open:
         return request
-    key = f"sources.{name}.secrets"
-    for problem in secret_problems(preset, source.secrets[:1]):
-        raise ConfigError(problem, file=config.file, key=key)
+    file, key = signing.file, f"sources.{signing.source}.secrets"
+    for problem in secret_problems(signing.preset, signing.secrets[:1]):
+        raise ConfigError(problem, file=file, key=key)
+    if not signing.secrets and signing.private is None:
+        raise ConfigError("the source has no secret to sign with", file=file, key=key)
+    secret, now_s = signing.private or signing.secrets[0], time.time()
     try:
-        return sign(preset.scheme, source.secrets[0], request, url=url, now_s=time.time(), delivery_id=delivery_id)
+        return sign(signing.preset.scheme, secret, request, url=url, now_s=now_s, delivery_id=delivery_id)
     except ValueError as error:
-        raise ConfigError(f"secrets[0] cannot sign: {error}", file=config.file, key=key) from error
+        what = "--key" if signing.private else "secrets[0]"
+        raise ConfigError(f"{what} cannot sign: {error}", file=file, key=key) from error
+
+
+def private_key(args: argparse.Namespace, preset: Preset, secrets: Sequence[str]) -> str | None:
+    """What to sign with in the secret's place."""
+    if args.key is None:
+        return None
+    try:
+        pem = Path(args.key).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read: {error}", file=args.key, key="--key") from error
+    return signing_text(preset.scheme, secrets, pem)
 
 
 def report(answer: HttpAnswer, to: str, delivery_id: str, args: argparse.Namespace, output: Output) -> None:

@@ -1,15 +1,17 @@
 """Where things stand in a request: the places a preset names, and templates of them. Pure and total.
 
 A place is text: `header:NAME`, `query:NAME`, `form:NAME`, `json:dotted.path` (a number is an array's index), `body`,
-`body_sha256`, `url`, `url_noquery`, `path`, `query`, `method`, `value:NAME`. A template is text with places in braces,
-`{t}` for `{value:t}`: `v0:{t}:{body}`. Both are compiled when the preset is loaded; reading one gives bytes, or None
-when there is nothing there (absent, empty, or sent twice with different values, so that nobody has to guess which).
+`body_sha256`, `body_crc32`, `url`, `url_noquery`, `url_decoded`, `path`, `query`, `method`, `form_sorted_concat`,
+`secret`, `option:NAME` (of the source's configuration), `jwt:CLAIM` (of a verified token), `value:NAME`. A template is
+text with places in braces, `{t}` for `{value:t}`: `v0:{t}:{body}`. Both are compiled when the preset is loaded; reading
+one gives bytes, or None when there is nothing there (absent, empty, or sent twice with different values, so that nobody
+has to guess which).
 """
 
 from __future__ import annotations
 
+import binascii
 import hashlib
-import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +23,9 @@ import msgspec
 
 from relay.bodies import content_type
 from relay.errors import nearest
+from relay.forms import is_json, multipart_pairs
 from relay.models import RawHeaders, Request
+from relay.schemes.json_values import BOM, member, scalar, scalar_slow, step_into, walk, walk_slow
 
 #: A longer delivery id or event type is replaced by its hash: ids are kept, indexed and logged.
 ID_CHARACTERS_MAX: Final = 255
@@ -29,15 +33,21 @@ ID_CHARACTERS_MAX: Final = 255
 FIELDS_MAX: Final = 10_000
 FIELDS_BYTES_MAX: Final = 256 * 1024
 HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-BOM: Final = b"\xef\xbb\xbf"
 OWS: Final = b" \t"
-
-_OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_ARRAY: Final = msgspec.json.Decoder(list[msgspec.Raw])
-_STRING: Final = msgspec.json.Decoder(str)
 
 Fields = list[tuple[bytes, bytes]]
 NO_VALUES: Final[Mapping[str, str]] = MappingProxyType({})
+NO_DOCUMENTS: Final[Mapping[str, bytes]] = MappingProxyType({})
+#: As much of a value as a person is shown.
+SHOWN_BYTES_MAX: Final = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One line of an explanation: what was looked at, and what was found."""
+
+    what: str
+    found: str
 
 
 class Reader:
@@ -46,11 +56,39 @@ class Reader:
     `body` is the decoded body, which json: and form: read; the wire bytes (`request.body`) are what is signed.
     """
 
-    __slots__ = ("_form", "_top", "body", "headers", "request", "url", "values")
+    __slots__ = (
+        "_form",
+        "_top",
+        "body",
+        "claims",
+        "documents",
+        "headers",
+        "options",
+        "request",
+        "secret",
+        "steps",
+        "url",
+        "values",
+    )
 
-    def __init__(self, wanted: frozenset[bytes], request: Request, url: str, body: bytes) -> None:
+    def __init__(
+        self,
+        wanted: frozenset[bytes],
+        request: Request,
+        url: str,
+        body: bytes,
+        options: Mapping[str, Any] = NO_VALUES,
+        documents: Mapping[str, bytes] = NO_DOCUMENTS,
+    ) -> None:
         self.request, self.url, self.body = request, url, body
+        self.options, self.documents = options, documents
         self.values: dict[str, bytes | None] = {}
+        #: The secret that is being tried, for the few schemes whose content holds it.
+        self.secret: bytes | None = None
+        #: Of a signed token, once its signature is verified.
+        self.claims: Mapping[str, Any] = NO_VALUES
+        #: What was read, computed and compared, in order: collected only when somebody asks (verify.explain).
+        self.steps: list[Step] | None = None
         self.headers: dict[bytes, list[bytes]] = {}
         self._form: Fields | None = None
         self._top: Any = None
@@ -59,6 +97,11 @@ class Reader:
             if lower in wanted:
                 self.headers.setdefault(lower, []).append(value.strip(OWS))
 
+    def note(self, what: str, found: object) -> None:
+        """One step for `relay verify`. `found` never holds a secret; cost nothing more than this call otherwise."""
+        if self.steps is not None:
+            self.steps.append(Step(what, found if isinstance(found, str) else shown(found)))
+
     def header(self, name: bytes) -> bytes | None:
         return only(self.headers.get(name, ()))
 
@@ -66,34 +109,43 @@ class Reader:
         return only([value for key, value in fields(utf8(self.request.query)) if key == name])
 
     def form(self, name: bytes) -> bytes | None:
+        return only([value for key, value in self.form_fields() if key == name])
+
+    def form_sorted(self) -> bytes:
+        """Every field's name and value, sorted by name, with nothing between them (Mandrill)."""
+        return b"".join(key + value for key, value in sorted(self.form_fields()))
+
+    def form_fields(self) -> Fields:
         if self._form is None:
-            is_form = content_type(self.request.headers) == "application/x-www-form-urlencoded"
-            self._form = fields(self.body) if is_form else []
-        return only([value for key, value in self._form if key == name])
+            kind, headers = content_type(self.request.headers), self.request.headers
+            is_form = kind == "application/x-www-form-urlencoded" and not is_json(self.body)
+            self._form = fields(self.body) if is_form else multipart_pairs(headers, self.body)
+        return self._form
 
     def json(self, path: Sequence[str]) -> bytes | None:
         """A string's UTF-8, or a number as it is written; None for anything else, and where there is no such thing."""
         try:
-            return self._json_fast(path)
+            return scalar(walk(self._json_top(), path))
         except msgspec.MsgspecError:  # not JSON, or with a lone surrogate, which JavaScript writes and msgspec refuses
-            return json_slow(self.body, path)
+            return scalar_slow(walk_slow(self.body, path))
         except RecursionError:
             return None
 
-    def _json_fast(self, path: Sequence[str]) -> bytes | None:
-        """Only the levels on the way are taken apart, and numbers are never made: 0.7 µs for a body of 2 KB."""
+    def json_each(self, path: Sequence[str], name: str) -> list[bytes | None]:
+        """The same of one member of every item of a list; empty when there is no such list."""
+        try:
+            items = step_into(walk(self._json_top(), path) or b"")
+            return [scalar(member(step_into(item), name)) for item in items] if isinstance(items, list) else []
+        except msgspec.MsgspecError:
+            items = walk_slow(self.body, path)
+            return [scalar_slow(member(item, name)) for item in items] if isinstance(items, list) else []
+        except RecursionError:
+            return []
+
+    def _json_top(self) -> Any:
         if self._top is None:
             self._top = step_into(self.body.removeprefix(BOM))
-        node: Any = self._top
-        for index, name in enumerate(path):
-            inner = member(node, name)
-            if inner is None:
-                return None
-            node = inner if index == len(path) - 1 else step_into(inner)
-        text = bytes(node)
-        if text[:1] == b'"':
-            return utf8(_STRING.decode(text)) or None
-        return text if text[:1].isdigit() or text[:1] == b"-" else None
+        return self._top
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +184,10 @@ class Template:
     @property
     def headers(self) -> frozenset[bytes]:
         return headers_of([part for part in self.parts if isinstance(part, Place)])
+
+    @property
+    def holds_secret(self) -> bool:
+        return any(isinstance(part, Place) and part.text == "secret" for part in self.parts)
 
 
 def parse_place(text: str, values: Mapping[str, str] = NO_VALUES) -> Place:
@@ -205,40 +261,34 @@ def fields(text: bytes) -> Fields:
     ]
 
 
+def shown(value: object) -> str:
+    """Any value as one line; long ones with their length instead of their end."""
+    if value is None:
+        return "nothing"
+    if not isinstance(value, bytes):
+        return str(value)
+    text = repr(value[:SHOWN_BYTES_MAX].decode("utf-8", "backslashreplace"))
+    return text if len(value) <= SHOWN_BYTES_MAX else f"{text} … ({len(value):,} bytes)"
+
+
+def option(reader: Reader, name: str) -> bytes | None:
+    value = reader.options.get(name)
+    return utf8(value) or None if isinstance(value, str) else None
+
+
+def claim(reader: Reader, name: str) -> bytes | None:
+    value = reader.claims.get(name)
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        return utf8(str(value)) or None
+    return None
+
+
 def utf8(text: str) -> bytes:
     """Text as UTF-8. Lone surrogates (from odd JSON, or an environment variable that is no UTF-8) are kept apart."""
     try:
         return text.encode()
     except UnicodeEncodeError:
         return text.encode("utf-8", "surrogatepass")
-
-
-def step_into(node: bytes | msgspec.Raw) -> dict[str, msgspec.Raw] | list[msgspec.Raw] | bytes:
-    """The members of an object or array; a scalar as it is written."""
-    text = bytes(node).lstrip()
-    if text[:1] == b"{":
-        return _OBJECT.decode(text)
-    return _ARRAY.decode(text) if text[:1] == b"[" else text
-
-
-def member(node: Any, name: str) -> Any:
-    """One member of an object, or an array's item by its number; None when there is none."""
-    if isinstance(node, dict):
-        return node.get(name)
-    if isinstance(node, list) and name.isdecimal() and len(name) < 6 and int(name) < len(node):
-        return node[int(name)]
-    return None
-
-
-def json_slow(body: bytes, path: Sequence[str]) -> bytes | None:
-    """The same by the standard library, which takes lone surrogates."""
-    try:
-        node = json.loads(body.decode("utf-8-sig"), parse_int=str, parse_float=str)  # numbers as they are written
-    except (ValueError, RecursionError):
-        return None
-    for name in path:
-        node = member(node, name)
-    return utf8(node) or None if isinstance(node, str) else None
 
 
 def without_query(url: str) -> bytes:
@@ -263,6 +313,10 @@ PLAIN_PLACES: Final[dict[str, Callable[[Reader], bytes | None]]] = {
     "path": lambda reader: utf8(reader.request.path),
     "query": lambda reader: utf8(reader.request.query),
     "method": lambda reader: utf8(reader.request.method),
+    "body_crc32": lambda reader: str(binascii.crc32(reader.request.body)).encode(),
+    "url_decoded": lambda reader: unquote_to_bytes(reader.url),
+    "form_sorted_concat": lambda reader: reader.form_sorted(),
+    "secret": lambda reader: reader.secret,
 }
 NAMED_PLACES: Final[dict[str, Callable[[str], Callable[[Reader], bytes | None]]]] = {
     "header": _header,
@@ -270,6 +324,8 @@ NAMED_PLACES: Final[dict[str, Callable[[str], Callable[[Reader], bytes | None]]]
     "form": lambda name: lambda reader: reader.form(utf8(name)),
     "json": _json,
     "value": lambda name: lambda reader: reader.values.get(name),
+    "option": lambda name: lambda reader: option(reader, name),
+    "jwt": lambda name: lambda reader: claim(reader, name),
 }
 
 

@@ -96,6 +96,13 @@ class Table:
 
     def pattern(self, name: str) -> re.Pattern[bytes] | None:
         """A regular expression over bytes with exactly one group: what it finds."""
+        return self._expression(name, 1, "must have exactly one group: what it finds")
+
+    def expression(self, name: str) -> re.Pattern[bytes] | None:
+        """A regular expression over bytes without groups."""
+        return self._expression(name, 0, "must have no group: use (?:...)")
+
+    def _expression(self, name: str, groups: int, rule: str) -> re.Pattern[bytes] | None:
         text = self.text(name, None)
         if text is None:
             return None
@@ -103,8 +110,8 @@ class Table:
             pattern = re.compile(text.encode())
         except (re.error, UnicodeEncodeError) as error:
             raise self.error(f"{text!r} is not a regular expression: {error}", name) from error
-        if pattern.groups != 1:
-            raise self.error(f"{text!r} must have exactly one group: what it finds", name)
+        if pattern.groups != groups:
+            raise self.error(f"{text!r} {rule}", name)
         return pattern
 
     def compiled(self, name: str, text: str, compile_: Callable[[str], Value]) -> Value:

@@ -9,58 +9,67 @@ import hmac
 import re
 from base64 import b64encode
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
 from relay.bodies import content_type
 from relay.errors import Rejected
 from relay.models import Request
-from relay.schemes.encodings import Algorithm, decode_base64, decode_hex
-from relay.schemes.kinds import missing, refuse
-from relay.schemes.places import Fields, Reader, fields, only, parse_place, utf8, with_header, without_query
+from relay.schemes.base import Scheme, missing, read_keys, refuse
+from relay.schemes.encodings import Algorithm, decode_hex
+from relay.schemes.places import Fields, Reader, fields, only, parse_place, utf8, without_query
+from relay.schemes.shared import VERBATIM, any_match, decoded, need_key, no_key, with_headers, with_id
 
-SIGNATURE: Final = b"x-twilio-signature"
+PLACE: Final = parse_place("header:x-twilio-signature")
 #: `key=<id>,algorithm=<name>` on requests signed with a SharedKey; absent on those signed with the account's token.
 SETTINGS: Final = b"x-twilio-webhooks-signature-settings"
-READS: Final = frozenset({SIGNATURE, SETTINGS})
 #: The request names the algorithm, so that only these are listened to.
 ALGORITHMS: Final[dict[bytes, Algorithm]] = {b"HMAC_SHA1": "sha1", b"HMAC_SHA256": "sha256"}
 AUTHORITY: Final = re.compile(rb"(?i)\A(https?)://([^/?#]*)(.*)\Z", re.DOTALL)
 PORT: Final = re.compile(rb":[0-9]{1,5}\Z")
 
 
-def judge(reader: Reader, secrets: Sequence[str]) -> Rejected | None:
-    sent = reader.header(SIGNATURE)
-    if not sent:
-        return missing(parse_place("header:x-twilio-signature"))
-    keys = [utf8(secret) for secret in secrets if secret]
-    if not keys:
-        return refuse("key_unavailable", "no secret is configured")
-    algorithm = algorithm_named(reader)
-    if algorithm is None:
-        return refuse("signature_mismatch", "x-twilio-webhooks-signature-settings names an algorithm that is not known")
-    form = form_of(reader.request)
-    if not form and not body_matches_query(reader):
-        return refuse(
-            "signature_mismatch",
-            "nothing signed covers the body: no form (of a usual size), and no bodySHA256 that is its hash",
-        )
-    signature, signed = decode_base64(sent) or b"", flat(form)
-    contents = [url + signed for url in url_variants(utf8(reader.url))]
-    if any(hmac.compare_digest(hmac.digest(key, text, algorithm), signature) for key in keys for text in contents):
-        return None
-    seen = without_query(reader.url).decode("utf-8", "replace")
-    return refuse("signature_mismatch", f"made with none of {len(keys)} secret(s), or for another URL than {seen}")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Twilio(Scheme):
+    """The key is the account's auth token, or a SharedKey's secret."""
 
+    def judge(self, reader: Reader, secrets: Sequence[str], now_s: float) -> Rejected | None:
+        sent = PLACE.read(reader)
+        reader.note(str(PLACE), sent)
+        if not sent:
+            return missing(PLACE)
+        keys = read_keys(reader, secrets, VERBATIM)
+        if not keys:
+            return no_key()
+        algorithm = algorithm_named(reader)
+        reader.note("algorithm", algorithm or "one that is not known")
+        if algorithm is None:
+            return refuse("signature_mismatch", f"{SETTINGS.decode()} names an algorithm that is not known")
+        form = form_of(reader.request)
+        if not form and not body_matches_query(reader):
+            return refuse(
+                "signature_mismatch",
+                "nothing signed covers the body: no form (of a usual size), and no bodySHA256 that is its hash",
+            )
+        signatures, signed = decoded([sent], "base64", algorithm), flat(form)
+        contents = (url + signed for url in url_variants(utf8(reader.url)))
+        if any(any_match(reader, keys, content, signatures, algorithm, "base64") for content in contents):
+            return None
+        seen = without_query(reader.url).decode("utf-8", "replace")
+        return refuse("signature_mismatch", f"made with none of {len(keys)} secret(s), or for another URL than {seen}")
 
-def sign(secret: str, request: Request, url: str) -> Request:
-    """With the account's auth token (SHA-1), as Twilio does by default. Another body than a form needs bodySHA256."""
-    form = form_of(request)
-    if not form and not body_matches_query(Reader(READS, request, url, request.body)):
-        raise ValueError("a body that is no form needs bodySHA256=<its SHA-256 in hex> in the URL's query")
-    digest = hmac.digest(utf8(secret), utf8(url) + flat(form), "sha1")
-    return replace(request, headers=with_header(request.headers, "X-Twilio-Signature", b64encode(digest)))
+    def sign(self, secret: str, request: Request, url: str, now_s: float, delivery_id: str) -> Request:
+        """With SHA-1, as Twilio does by default. Another body than a form needs bodySHA256."""
+        key, form = need_key(VERBATIM.read(secret)), form_of(request)
+        request = with_id(request, self.delivery_id, delivery_id)
+        if not form and not body_matches_query(Reader(self.headers, request, url, request.body)):
+            raise ValueError("a body that is no form needs bodySHA256=<its SHA-256 in hex> in the URL's query")
+        digest = hmac.digest(key, utf8(url) + flat(form), "sha1")
+        return with_headers(request, {"X-Twilio-Signature": b64encode(digest)})
+
+    def headers_judged(self) -> frozenset[bytes]:
+        return PLACE.headers | {SETTINGS}
 
 
 def algorithm_named(reader: Reader) -> Algorithm | None:

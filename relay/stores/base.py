@@ -8,7 +8,7 @@ Many calls may be in flight at once: committing them in groups is the store's bu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from relay.errors import TransformError
 from relay.models import (
@@ -22,11 +22,16 @@ from relay.models import (
     EventRecord,
     EventState,
     Finished,
+    KeptSecret,
     Lane,
+    Pairing,
     ReplayResult,
     Settlement,
     StoreStats,
 )
+
+#: A source keeps no more secrets than this: each is tried for every request.
+SECRETS_MAX: Final = 20
 
 
 class Store(Protocol):
@@ -120,6 +125,33 @@ class Store(Protocol):
 
     async def get_event(self, ref: str) -> EventRecord | None:
         """One event with its JSON, by its ref."""
+
+    async def keep_secret(
+        self, source: str, secret: str, now_ms: int, *, configured: bool = False
+    ) -> KeptSecret | None:
+        """A secret that came in a handshake is durable when it returns. One that is kept already is given as it is.
+
+        None, changing nothing, when the source has secrets (kept ones, or with `configured` those of the configuration)
+        and is not open for more, or has SECRETS_MAX. Of any number at once that come first, one is kept.
+        """
+
+    async def kept_secrets(self, source: str) -> tuple[str, ...]:
+        """The secrets that are kept for a source, the newest first. Never waits: it is asked for every request."""
+
+    async def list_secrets(self, source: str | None = None) -> list[KeptSecret]:
+        """All that are kept, or those of one source; by source, the newest first. At most 1,000."""
+
+    async def forget_secrets(self, source: str, secret_id: int | None = None) -> int:
+        """Delete one, or all of the source's: how many went. Without any left its next first one is kept again."""
+
+    async def open_pairing(self, pairing: Pairing) -> None:
+        """The source takes further secrets from `opened_ms` until before `until_ms`; replaces what was said before.
+
+        Durable, and forgotten when it is over. A clock that is set back before `opened_ms` closes it.
+        """
+
+    async def list_pairings(self, now_ms: int) -> list[Pairing]:
+        """The sources that are open now, at most 1,000."""
 
     async def stats(self) -> StoreStats:
         """Counts now; cheap enough to be asked every few seconds."""

@@ -28,13 +28,14 @@ from relay.stores.sqlite_file import open_writer, take_ownership, unopenable
 from relay.stores.sqlite_queries import SqliteQueries
 from relay.stores.sqlite_reads import Reader, read_books
 from relay.stores.sqlite_records import find_prunable
+from relay.stores.sqlite_secrets import SqliteSecrets, read_all_secrets
 from relay.stores.sqlite_writer import Writer
 
 REPLAY_MAX: Final = 1_000
 HOUR_MS: Final = 3_600_000
 
 
-class SqliteStore(SqliteDeliveries, SqliteEvents, SqliteQueries):
+class SqliteStore(SqliteDeliveries, SqliteEvents, SqliteQueries, SqliteSecrets):
     """Made by `open`."""
 
     _lock: int | None = None
@@ -60,6 +61,7 @@ class SqliteStore(SqliteDeliveries, SqliteEvents, SqliteQueries):
             undo.push_async_callback(people.close)
             if read_only:
                 books = await people.read(partial(read_books, now_ms=clock_ms()))
+                books.secrets = await people.read(read_all_secrets)
                 undo.pop_all()
                 return cls(path, clock_ms, books, writer=None, claims=claims, people=people, first_claim=1)
             lock = await asyncio.to_thread(take_ownership, path)
@@ -67,6 +69,7 @@ class SqliteStore(SqliteDeliveries, SqliteEvents, SqliteQueries):
             connection, opens = await asyncio.to_thread(open_owned, path)
             undo.callback(connection.close)
             books = await claims.read(partial(read_books, now_ms=clock_ms()))
+            books.secrets = await claims.read(read_all_secrets)
             writer = Writer(
                 path,
                 connection,

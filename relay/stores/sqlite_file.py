@@ -22,7 +22,7 @@ BUSY_SECONDS: Final = 2.0
 #: With less free disk than this a file cannot be opened: the WAL and its index are made then.
 OPENING_BYTES: Final = 256 * 1024
 #: Entry n takes a file from version n to n + 1. Versions only go forward.
-MIGRATIONS: Final = (Path(__file__).with_name("schema.sql"),)
+MIGRATIONS: Final = tuple(Path(__file__).with_name(name) for name in ("schema.sql", "schema_secrets.sql"))
 
 #: Primary result codes that say "not now" about the disk or the file, and nothing about the operation.
 DISK_CODES: Final = frozenset(

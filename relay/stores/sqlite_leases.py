@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
-from relay.models import DeliveryState, EventState, Lane
+from relay.models import DeliveryState, EventState, KeptSecret, Lane
 
 #: Later than every time: nothing is due.
 NEVER_MS: Final = 2**62
@@ -187,13 +187,17 @@ class LaneBook:
 
 @dataclass(slots=True)
 class Books:
-    """How much there is, by state and by who works on it. Loaded when the store opens, kept right by every commit."""
+    """How much there is, by state and by who works on it, and the kept secrets.
+
+    Loaded when the store opens, kept right by every commit.
+    """
 
     deliveries: Counter[DeliveryState] = field(default_factory=Counter)
     events: Counter[EventState] = field(default_factory=Counter)
     received_by_source: Counter[str] = field(default_factory=Counter)
     lanes: dict[int, LaneBook] = field(default_factory=dict)
     numbers: dict[tuple[str, str | None], int] = field(default_factory=dict)
+    secrets: dict[str, list[KeptSecret]] = field(default_factory=dict)  # by source, the newest first
 
     def lane(self, number: int, destination: str, environment: str | None) -> LaneBook:
         """The book of a lane, opened at first use."""

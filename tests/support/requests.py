@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from relay.errors import Rejected
 from relay.models import Request
+from relay.presets import Preset
 from relay.verify import Scheme, Verified, verify
 
 VECTORS = Path(__file__).parent.parent / "data" / "vectors"
@@ -20,7 +22,7 @@ NOW = 1_760_000_000
 
 @dataclass(frozen=True)
 class Vector:
-    """A signed request with the verdict that somebody else has given."""
+    """A signed request with the verdict that somebody else has given. `extra` is what a source would say beyond."""
 
     id: str
     preset: str
@@ -29,6 +31,7 @@ class Vector:
     url: str
     now: int
     valid: bool
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 def vectors() -> list[Vector]:
@@ -46,10 +49,17 @@ def vectors() -> list[Vector]:
             url=row["url"],
             now=row["now"],
             valid=row["expect"] == "valid",
+            extra=row.get("extra", {}),
         )
         for file in sorted(VECTORS.glob("*.json"))
         for row in json.loads(file.read_text("utf-8"))
     ]
+
+
+def scheme_for(preset: Preset, vector: Vector, *, without: Sequence[str] = ()) -> Scheme:
+    """The preset's scheme as the vector's source has it: with those of its extras that are options of the preset."""
+    names = {option.name for option in preset.options} - set(without)
+    return replace(preset.scheme, options={name: vector.extra[name] for name in names & set(vector.extra)})
 
 
 def request_to(url: str, headers: object, body: bytes = b"", method: str = "POST") -> Request:
@@ -62,9 +72,14 @@ def request_to(url: str, headers: object, body: bytes = b"", method: str = "POST
 
 
 def judge(
-    scheme: Scheme, secrets: Sequence[str], request: Request, url: str = URL, now: float = NOW
+    scheme: Scheme,
+    secrets: Sequence[str],
+    request: Request,
+    url: str = URL,
+    now: float = NOW,
+    documents: Mapping[str, bytes] | None = None,
 ) -> Verified | Rejected:
-    return verify(scheme, secrets, request, url=url, body=request.body, now_s=now)
+    return verify(scheme, secrets, request, url=url, body=request.body, now_s=now, documents=documents or {})
 
 
 def code(answer: Verified | Rejected) -> str:

@@ -17,19 +17,32 @@ LAYERS = """
 __init__ schemes
 errors
 models
-bodies retry telemetry confine config_errors config_values engine_names sandbox_faults
-schemes.places lints
-schemes.encodings schemes.tables javascript
-schemes.kinds
-schemes.twilio
-schemes.reading verify
+bodies budget retry telemetry confine config_errors config_values engine_names sandbox_faults
+config_sections forms
+schemes.json_values lints
+schemes.places
+schemes.encodings schemes.writing schemes.public_keys schemes.tables javascript
+schemes.base schemes.key_sets
+schemes.signed schemes.token_claims
+schemes.mac schemes.token schemes.kinds schemes.asymmetric schemes.jwt schemes.shared
+schemes.adyen schemes.box schemes.braintree schemes.contentful schemes.dropbox_sign
+schemes.hook0 schemes.sns schemes.twilio schemes.unisender_go
+schemes.functions schemes.parts schemes.throwaway
+schemes.reading_keys
+schemes.reading verify diagnosis
+schemes.generic handshake_tables
 presets
-provider_pages config cases
-stores.base sandbox_child sandbox_worker
+provider_pages config cases handshakes
+saved masking
+vectors
+stores.base stores.pen sandbox_child sandbox_worker
 stores.sqlite inngest sandbox
 dev_sink transform records
-sources operator_client console_guard connection
+sources operator_client console_guard connection keys
+judge receiver_http reloading
+rejected
 receiver pipeline forwarder console supervisor
+console_rejected
 app
 commands
 cli
@@ -48,16 +61,21 @@ OWNERS: dict[str, set[str]] = {
         "receiver",
         "console",
         "console_guard",
+        "console_rejected",
         "inngest",
+        "keys",
         "dev_sink",
         "operator_client",
         "connection",
+        "receiver_http",
         "supervisor",
         "app",
     },
     "prometheus_client": {"telemetry"},
-    "pydantic": {"config", "config_errors"},
+    "pydantic": {"config", "config_errors", "config_sections"},
     "tomllib": {"config", "presets"},
+    "cryptography": {"schemes.public_keys", "schemes.throwaway"},
+    "jwt": {"schemes.jwt", "schemes.key_sets"},
     "brotli": {"bodies"},
     "zstandard": {"bodies"},
     "argparse": {"cli", "commands"},

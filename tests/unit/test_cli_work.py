@@ -205,7 +205,12 @@ async def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
 async def test_interrupted_is_130(tmp_path: Path) -> None:
     """Ctrl-C while the other side does not answer."""
     connected: asyncio.Future[asyncio.StreamWriter] = asyncio.get_running_loop().create_future()
-    server = await asyncio.start_server(lambda reader, writer: connected.set_result(writer), "127.0.0.1", 0)
+
+    async def taken(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")  # from here on it waits for an answer
+        connected.set_result(writer)
+
+    server = await asyncio.start_server(taken, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     configure(tmp_path, "http://127.0.0.1:9")
     process = subprocess.Popen(

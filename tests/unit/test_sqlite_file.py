@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from relay.errors import ConfigError, StoreUnavailable
-from relay.models import EventState
+from relay.models import EventState, Pairing
 from relay.stores.sqlite import SqliteStore
+from relay.stores.sqlite_file import APPLICATION_ID, MIGRATIONS
 from tests.support.store import Clock, accept_names, claim_all, delivery, event, process
 
 
@@ -55,6 +56,28 @@ async def test_close_moves_the_wal_into_the_file(tmp_path: Path) -> None:
     await accept_names(store, "d1")
     await store.close()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["relay.db", "relay.db.lock"]
+
+
+async def test_an_older_file_is_brought_forward_with_all_it_holds(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "relay.db")
+    first, *later = MIGRATIONS
+    marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 1; PRAGMA journal_mode = WAL;"
+    connection.executescript(f"{first.read_text()} {marks}")
+    connection.execute("INSERT INTO lanes (destination) VALUES ('default')")
+    connection.commit()
+    connection.close()
+    with pytest.raises(ConfigError, match="start this version"):
+        await opening(tmp_path / "relay.db", read_only=True)
+    store = await opening(tmp_path / "relay.db")
+    await accept_names(store, "d1")
+    assert await store.keep_secret("asana", "a secret", 1) is not None
+    version, lanes = await store._owner.submit(
+        lambda session: [
+            session.execute(sql).fetchone()[0] for sql in ("PRAGMA user_version", "SELECT count(*) FROM lanes")
+        ]
+    )
+    await store.close()
+    assert (version, lanes) == (1 + len(later), 1)
 
 
 @pytest.mark.parametrize("read_only", [False, True])
@@ -99,6 +122,9 @@ WRITES: dict[str, Callable[[SqliteStore], Awaitable[object]]] = {
     "replay": lambda store: store.replay(["d1"]),
     "prune": lambda store: store.prune(2**50),
     "probe": lambda store: store.probe(),
+    "keep_secret": lambda store: store.keep_secret("asana", "s", 1),
+    "forget_secrets": lambda store: store.forget_secrets("asana"),
+    "open_pairing": lambda store: store.open_pairing(Pairing("asana", 1, 2)),
 }
 
 

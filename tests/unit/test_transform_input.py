@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from relay.errors import TransformError
+from relay.forms import FIELDS_MAX
 from relay.models import Delivery, Request
 from relay.sandbox import Call
 from relay.transform import call_for
-from relay.transform_input import FIELDS_MAX, canonical_name
+from relay.transform_input import canonical_name
 from tests.support.sandboxes import delivery
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}

@@ -12,15 +12,42 @@ import pytest
 from relay.errors import Rejected
 from relay.presets import Preset, load_presets, preset_for
 from relay.verify import Verified, verify
-from tests.support.requests import NOW, URL, Vector, code, judge, request_to, vectors
+from tests.support.requests import NOW, URL, Vector, code, judge, request_to, scheme_for, vectors
 
 PRESETS = load_presets()
 VECTORS = vectors()
 GITLAB_BOTH = [replace(vector, preset="gitlab") for vector in VECTORS if vector.preset.startswith("gitlab_")]
 
 
+#: No vector of another's making is known for these. They are signed by hand in test_verify_by_hand.py.
+WITHOUT_VECTORS = {
+    *("authorize_net", "buildkite", "checkout_com", "close_crm", "customerio", "dropbox_sign", "dwolla", "elevenlabs"),
+    *("fusionauth", "gocardless", "google_channel_token", "helpscout", "huggingface", "klaviyo", "line", "mux"),
+    *(
+        "nylas",
+        "pandadoc",
+        "paystack",
+        "persona",
+        "snyk",
+        "tally",
+        "teams_outgoing",
+        "telnyx",
+        "twitch",
+        "webflow",
+    ),
+    *("wise", "woocommerce"),
+}
+#: Options that hold keys of their own.
+KEY_OPTIONS = ("x509_certs", "secondary_key")
+
+
 def preset(name: str) -> Preset:
     return PRESETS[name]
+
+
+def judged(vector: Vector, *secrets: str, without: tuple[str, ...] = ()) -> Verified | Rejected:
+    scheme = scheme_for(preset(vector.preset), vector, without=without)
+    return judge(scheme, secrets, vector.request, vector.url, vector.now)
 
 
 def hexed(secret: str, content: bytes, algorithm: str = "sha256") -> str:
@@ -42,28 +69,29 @@ def stripe(body: bytes, header: str, *secrets: str, now: float = NOW) -> Verifie
 
 @pytest.mark.parametrize("vector", VECTORS + GITLAB_BOTH, ids=lambda vector: f"{vector.preset}:{vector.id}")
 def test_vector(vector: Vector) -> None:
-    answer = judge(preset(vector.preset).scheme, [vector.secret], vector.request, vector.url, vector.now)
+    answer = judged(vector, vector.secret)
     assert isinstance(answer, Verified) == vector.valid, answer
 
 
 @pytest.mark.parametrize("vector", [v for v in VECTORS if v.valid], ids=lambda vector: vector.id)
 def test_any_of_several_secrets_vouches(vector: Vector) -> None:
-    scheme = preset(vector.preset).scheme
     others = ["whsec_" + base64.b64encode(b"another key, 24 bytes at least").decode(), "", vector.secret]
-    assert code(judge(scheme, others, vector.request, vector.url, vector.now)) == "verified"
-    assert code(judge(scheme, others[:1], vector.request, vector.url, vector.now)) != "verified"
+    assert code(judged(vector, *others)) == "verified"
+    assert code(judged(vector, *others[:1], without=KEY_OPTIONS)) != "verified"
 
 
 @pytest.mark.parametrize("vector", [v for v in VECTORS if v.valid], ids=lambda vector: vector.id)
 @pytest.mark.parametrize("secrets", [[], [""], ["", ""]])
 def test_no_secret_fails_closed(vector: Vector, secrets: list[str]) -> None:
-    answer = judge(preset(vector.preset).scheme, secrets, vector.request, vector.url, vector.now)
-    assert code(answer) == "key_unavailable"
+    answer = judged(vector, *secrets, without=KEY_OPTIONS)
+    fetched = vector.preset == "google_pubsub_push"  # its keys are Google's, and are not here
+    assert code(answer) == ("key_unreachable" if fetched else "key_unavailable")
 
 
 def test_every_shipped_scheme_has_vectors() -> None:
-    without = {"gitlab", "hmac", "token", "none"}  # gitlab is both of its choices
+    without = {"gitlab", "hmac", "token", "none", *WITHOUT_VECTORS}  # gitlab is both of its choices
     assert {vector.preset for vector in VECTORS} == set(PRESETS) - without
+    assert len(VECTORS) == 769
 
 
 @pytest.mark.parametrize(
@@ -83,12 +111,28 @@ def test_every_shipped_scheme_has_vectors() -> None:
         ("twilio/sharedkey_unknown_algorithm", "signature_mismatch"),
         ("gitlab_token/empty_token", "signature_missing"),
         ("gitlab_token/case_changed_token", "signature_mismatch"),
+        ("msgraph_clientstate/second_item_forged", "signature_mismatch"),
+        ("sendgrid/tampered_body", "signature_mismatch"),
+        ("standard_webhooks_v1a/stale_timestamp", "timestamp_stale"),
+        ("paypal/cert_url_foreign_host", "signature_mismatch"),
+        ("paypal/wrong_webhook_id", "signature_mismatch"),
+        ("plaid/tampered_body", "body_altered"),
+        ("plaid/stale_iat", "timestamp_stale"),
+        ("plaid/unknown_kid", "signature_mismatch"),
+        ("plaid/alg_hs256_confusion", "signature_mismatch"),
+        ("netlify/alg_none", "signature_mismatch"),
+        ("netlify/tampered_body", "body_altered"),
+        ("google_pubsub_push/wrong_audience", "signature_mismatch"),
+        ("messagebird/expired", "timestamp_stale"),
+        ("messagebird/url_mismatch", "signature_mismatch"),
+        ("vonage/stale_iat", "timestamp_stale"),
+        ("livekit/expired", "timestamp_stale"),
+        ("hubspot_v1/tampered_body", "signature_mismatch"),
     ],
 )
 def test_codes(case: str, expected: str) -> None:
     vector = next(vector for vector in VECTORS if vector.id == case)
-    answer = judge(preset(vector.preset).scheme, [vector.secret], vector.request, vector.url, vector.now)
-    assert code(answer) == expected
+    assert code(judged(vector, vector.secret)) == expected
 
 
 def test_the_wire_bytes_are_signed_and_the_decoded_bytes_are_read() -> None:
@@ -256,10 +300,10 @@ class TestWords:
 
     @pytest.mark.parametrize("vector", [v for v in VECTORS if not v.valid], ids=lambda vector: vector.id)
     def test_no_secret_and_no_signature_in_the_words(self, vector: Vector) -> None:
-        answer = judge(preset(vector.preset).scheme, [vector.secret], vector.request, vector.url, vector.now)
+        answer = judged(vector, vector.secret)
         assert isinstance(answer, Rejected)
         said = answer.message + answer.detail
-        assert vector.secret not in said.replace(vector.url, "")
+        assert len(vector.secret) < 5 or vector.secret not in said.replace(vector.url, "")
         assert not any(value.decode() in said for _, value in vector.request.headers if len(value) > 20)
         assert answer.detail
 
@@ -295,6 +339,9 @@ class TestIds:
             (b'{"id":"evt_1"', None),
             (b"<xml id='1'/>", None),
             (b"\xff\xfe", None),
+            (b'{"id":"\xb1"}', None),
+            (b'{"\xb1":1,"id":"evt_1"}', None),
+            (b'{"a":"\xb1","id":"evt_1"}', "evt_1"),
             (b'{"id":"evt_1","deep":' + b"[" * 200_000 + b"]" * 200_000 + b"}", None),
             (b"[" * 200_000, None),
         ],

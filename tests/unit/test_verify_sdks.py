@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from twilio.request_validator import RequestValidator  # type: ignore[import-unt
 
 from relay.models import Request
 from relay.presets import load_presets
-from relay.verify import Verified, sign
+from relay.verify import sign
 from tests.support.requests import NOW, URL, code, judge, request_to
 
 PRESETS = load_presets()
@@ -212,23 +211,3 @@ class TestTwilio:
     def test_we_do_not_sign_what_we_would_refuse(self) -> None:
         with pytest.raises(ValueError, match="bodySHA256"):
             signed("twilio", "12345", "{}", NOW)
-
-
-SECRETS = {"gitlab_token": "plain", "github": "text", "twilio": "12345", "hmac": "text", "token": "text"}
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_every_sample_signed_is_verified(name: str) -> None:
-    preset = PRESETS[name]
-    secret = SECRETS.get(name, WHSEC)
-    for sample in preset.samples:
-        bare = sample.request("/in/demo", now_s=NOW, delivery_id="01JABC")
-        request = sign(preset.scheme, secret, bare, url=URL, now_s=NOW, delivery_id="01JABC")
-        answer = judge(preset.scheme, [] if preset.scheme.open else [secret], request)
-        assert isinstance(answer, Verified), sample
-        keyed = answer.key is not None and answer.key.endswith("01JABC")
-        assert keyed or name == "none" or sample.event in ("slash_command", "url_verification"), sample
-        json.dumps(answer.event_type)
-        if not preset.scheme.open:
-            assert code(judge(preset.scheme, [secret + "x"], request)) in ("signature_mismatch", "key_unavailable")
-            assert code(judge(preset.scheme, [secret], bare)) == "signature_missing"

@@ -1,0 +1,158 @@
+"""From a request as it came to what it is: a delivery, a handshake with its answer, or rejected. No HTTP in here.
+
+`Judge.judge` is the main path: decode, handshake, keys, verify, handshake, environment.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+from urllib.parse import parse_qsl
+
+from ulid import ULID
+
+from relay.bodies import decode_body
+from relay.budget import Budget
+from relay.config import Receiver as ReceiverSettings
+from relay.config import environment_is_valid
+from relay.diagnosis import diagnose
+from relay.errors import Rejected
+from relay.handshakes import HandshakeAnswer, answer_signed, answer_unsigned, pairing_closed
+from relay.keys import KeyResolver
+from relay.models import Delivery, Request
+from relay.sources import RunningSource
+from relay.stores.base import Store
+from relay.stores.pen import Pen, RejectedRequest
+from relay.verify import Verified, verify, wanted
+
+ENVIRONMENT_NAME: Final = "x-inngest-env"
+#: A flood of forgeries is refused without asking why each of them is wrong.
+DIAGNOSES_PER_SECOND: Final = 20.0
+
+Judgement: TypeAlias = Delivery | HandshakeAnswer | Rejected
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request to one source, read and decoded: all that judging needs."""
+
+    source: RunningSource
+    secrets: tuple[str, ...]
+    request: Request
+    url: str
+    body: bytes
+    now_ms: int
+
+
+class Judge:
+    """Holds what judging a request needs beside the request."""
+
+    def __init__(
+        self, store: Store, keys: KeyResolver, pen: Pen, settings: ReceiverSettings, clock_ms: Callable[[], int]
+    ) -> None:
+        self.store, self.keys, self.pen = store, keys, pen
+        self.settings, self.clock_ms = settings, clock_ms
+        self.diagnoses = Budget(DIAGNOSES_PER_SECOND, DIAGNOSES_PER_SECOND)
+
+    async def judge(self, source: RunningSource, request: Request, url: str) -> Judgement:
+        """The stage's main path after reading. A handshake's answer is given only when all it asks for is done."""
+        body = decode_body(request.headers, request.body, self.settings.body_bytes_max)
+        if isinstance(body, Rejected):
+            return body
+        asked = Asked(source, await self.secrets_of(source), request, url, body, self.clock_ms())
+        handshake = answer_unsigned(source.preset, request, url=url, body=body, secrets=asked.secrets)
+        if handshake is not None:
+            return await self.shake_hands(asked, handshake)
+        if request.method != "POST":
+            return Rejected("method_not_allowed", f"{request.method} is not a webhook: POST it")
+        verified = await self.verify(asked)
+        if isinstance(verified, Rejected):
+            return verified
+        handshake = answer_signed(source.preset, request, url=url, body=body, secrets=asked.secrets)
+        if handshake is not None:
+            return await self.shake_hands(asked, handshake)
+        environment = environment_asked(request, source)
+        if isinstance(environment, Rejected):
+            return environment
+        return Delivery(str(ULID()), source.name, verified.key, asked.now_ms, request, environment)
+
+    async def verify(self, asked: Asked) -> Verified | Rejected:
+        """Genuine, or why not: the cause is looked for, and the request kept for a person to look at."""
+        source, request, url, body = asked.source, asked.request, asked.url, asked.body
+        scheme, now_s = source.preset.scheme, self.now_s(asked)
+        needed = wanted(scheme, request, url=url, body=body, secrets=asked.secrets)
+        documents = await self.keys.documents(needed) if needed else {}
+        verified = verify(scheme, asked.secrets, request, url=url, body=body, now_s=now_s, documents=documents)
+        if isinstance(verified, Verified) or verified.status == 503:
+            return verified
+        refused = verified
+        if self.diagnoses.take():
+            refused = diagnose(
+                verified, scheme, asked.secrets, request, url=url, body=body, now_s=now_s, documents=documents
+            )
+        self.pen.keep(
+            RejectedRequest(
+                id=str(ULID()),
+                source=source.name,
+                received_ms=asked.now_ms,
+                url=url,
+                code=refused.code,
+                detail=refused.detail,
+                request=request,
+                skew_seconds=refused.skew_seconds,
+            )
+        )
+        return refused
+
+    def now_s(self, asked: Asked) -> float:
+        """The time that signatures are judged at: the clock's, or the one that tests configure."""
+        return asked.now_ms / 1000 if self.settings.clock_s is None else self.settings.clock_s
+
+    async def secrets_of(self, source: RunningSource) -> tuple[str, ...]:
+        """Those of the configuration, and those that came in a handshake."""
+        configured = source.settings.secrets
+        return (*configured, *await self.store.kept_secrets(source.name)) if source.preset.keeps_secrets else configured
+
+    async def shake_hands(self, asked: Asked, handshake: HandshakeAnswer | Rejected) -> HandshakeAnswer | Rejected:
+        """Do what the handshake needs before it is answered: keep its secret, visit its URL."""
+        if isinstance(handshake, Rejected):
+            return handshake
+        if handshake.keeps is not None:
+            refused = await self.keep_secret(asked, handshake.keeps)
+            if refused is not None:
+                return refused
+        if handshake.confirms is not None and not await self.keys.confirm(handshake.confirms):
+            return Rejected("key_unreachable", "the subscription could not be confirmed now, send it again")
+        return handshake
+
+    async def keep_secret(self, asked: Asked, secret: str) -> Rejected | None:
+        """Durable when it returns None. The first one is believed; more, only while an operator lets them in."""
+        source = asked.source
+        configured = bool(source.settings.secrets)
+        kept = await self.store.keep_secret(source.name, secret, asked.now_ms, configured=configured)
+        return None if kept else pairing_closed(source.name)
+
+
+def environment_asked(request: Request, source: RunningSource) -> str | Rejected | None:
+    """The branch environment that the request asks for: the header, else the query parameter; None for neither."""
+    asked = request.header(ENVIRONMENT_NAME) or query_value(request.query, ENVIRONMENT_NAME)
+    if not asked:
+        return None
+    if not environment_is_valid(asked):
+        return Rejected("environment_invalid", "x-inngest-env must be 1 to 128 printable ASCII characters")
+    if not any(fnmatch.fnmatchcase(asked, pattern) for pattern in source.settings.environments_allowed):
+        return Rejected("environment_not_allowed", f"the source {source.name} takes no deliveries for this environment")
+    return asked
+
+
+def query_value(query: str, name: str) -> str | None:
+    """The first value of a query parameter whose name is `name` in any case."""
+    if not query:
+        return None
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=1000)
+    except ValueError:  # more fields than any provider sends: there is nothing to route by
+        return None
+    return next((value for key, value in pairs if key.lower() == name), None)

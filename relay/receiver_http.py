@@ -1,0 +1,80 @@
+"""The receiver's HTTP: from aiohttp's request to ours, and from an outcome to the answer."""
+
+from __future__ import annotations
+
+import re
+from typing import TypeAlias
+
+from aiohttp import web
+from aiohttp.http import HttpProcessingError
+from aiohttp.http_exceptions import LineTooLong
+
+from relay.connection import TooManyConnections
+from relay.errors import Rejected
+from relay.handshakes import HandshakeAnswer
+from relay.models import Accepted, Request
+from relay.sources import RunningSource
+
+Answer: TypeAlias = Accepted | HandshakeAnswer | Rejected
+
+
+def to_request(http: web.Request, body: bytes) -> Request:
+    path, _, query = target(http).partition("?")
+    return Request(http.method, path, query, tuple(http.raw_headers), body)
+
+
+def public_url(base: str | None, source: RunningSource, http: web.Request) -> str:
+    """The URL as the provider sees it, for schemes that sign it: the source's url, else receiver.public_url and the
+    path, else what the request says.
+    """
+    if source.settings.url is not None:
+        return source.settings.url + (f"?{http.raw_path.partition('?')[2]}" if "?" in http.raw_path else "")
+    return f"{base or f'{http.scheme}://{http.host}'}{target(http)}"
+
+
+def target(http: web.Request) -> str:
+    """Path and query as they were sent. A request that names the whole URL, as to a proxy, means the same by it."""
+    sent = http.raw_path
+    return sent if sent.startswith("/") else re.sub(r"\A[A-Za-z][A-Za-z0-9+.-]*://[^/?]*", "", sent)
+
+
+def unreadable(error: BaseException | None) -> Rejected:
+    """What is wrong with bytes that the parser refused. Its text may quote them, except in a first line of several."""
+    if isinstance(error, TooManyConnections):
+        return Rejected("overloaded", "too many connections at once, send it again", str(error))
+    if isinstance(error, LineTooLong) or "Too many headers" in str(error):
+        return Rejected("headers_too_large", "there are too many headers, or one of them or the URL is too long")
+    if isinstance(error, HttpProcessingError):
+        line, several, _ = error.message.partition("\n")
+        detail = line.rstrip(":") if several else type(error).__name__
+        return Rejected("request_malformed", "this is not a well-formed HTTP/1.1 request", detail)
+    return Rejected("internal", "the relay could not handle this request, send it again")
+
+
+def outcome_code(answer: Answer) -> str:
+    if isinstance(answer, Rejected):
+        return answer.code
+    if isinstance(answer, Accepted):
+        return "duplicate" if answer.duplicate else "accepted"
+    return "handshake"
+
+
+def respond(answer: Answer, source: RunningSource | None = None) -> web.Response:
+    """The HTTP form of an outcome; these bodies are part of the contract, but for providers that want their own."""
+    if isinstance(answer, Accepted):
+        wanted = source.preset.answer if source else None
+        if wanted is None:
+            return web.json_response({"id": answer.id, "status": outcome_code(answer)})
+        return web.Response(status=wanted.status, headers=dict(wanted.headers), body=wanted.body)
+    if isinstance(answer, HandshakeAnswer):
+        return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
+    if answer.status == 401 and source and source.preset.answer and source.preset.answer.refusals_empty:
+        return web.Response(status=401)
+    response = web.json_response({"error": {"code": answer.code, "message": answer.message}}, status=answer.status)
+    if answer.status == 405:
+        response.headers["Allow"] = ", ".join(sorted(source.methods)) if source else "POST"
+    if answer.status in (408, 413, 431) or answer.code == "request_malformed":
+        response.force_close()  # the rest is not read
+    if answer.status == 503:
+        response.headers["Retry-After"] = "5"
+    return response
