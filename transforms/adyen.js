@@ -4,7 +4,8 @@
 //
 //   name  adyen/authorisation.succeeded, adyen/authorisation.failed, adyen/refund.succeeded, …: the event code, and
 //         whether `success` is "true"
-//   id    pspReference, event code and success: Adyen has no id for the event, and these three together come once
+//   id    pspReference, event code, success and eventDate, all the same on a retry: Adyen has no id for the event,
+//         and a payment may meet the same one twice
 //   ts    eventDate
 //   data  the item as it came, with the envelope's `live` ("true" or "false") and without the signature. Only
 //         references, merchant account, amount, event code and success are signed: trust no other field too much
@@ -13,7 +14,7 @@ function transform(evt, headers, queryParams, raw) {
     throw new Error("this is no Adyen event: it has no notificationItems");
   }
   return evt.notificationItems.map(function (wrapped) {
-    return event(wrapped.NotificationRequestItem, evt.live);
+    return event(wrapped && wrapped.NotificationRequestItem, evt.live);
   });
 }
 
@@ -23,11 +24,15 @@ function event(item, live) {
   }
   var outcome = String(item.success) === "true" ? "succeeded" : "failed";
   return {
-    id: item.pspReference && `adyen/${item.pspReference}/${item.eventCode}/${item.success}`,
+    id: item.pspReference && idOf(item),
     name: `adyen/${item.eventCode.toLowerCase()}.${outcome}`,
     ts: timeOf(item.eventDate),
     data: Object.assign({ live: live }, item, { additionalData: withoutSignature(item.additionalData) }),
   };
+}
+
+function idOf(item) {
+  return ["adyen", item.pspReference, item.eventCode, item.success, item.eventDate].filter(Boolean).join("/");
 }
 
 function withoutSignature(additionalData) {

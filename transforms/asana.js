@@ -11,6 +11,9 @@ function transform(evt, headers, queryParams, raw) {
     throw new Error("this is no Asana request: it has no list of events");
   }
   return evt.events.map(function (event) {
+    if (!event) {
+      throw new Error("this is no Asana event: it is empty");
+    }
     // In requests of old the type stands beside the resource's number.
     var type = event.resource && event.resource.resource_type ? event.resource.resource_type : event.type;
     if (!type || !event.action) {

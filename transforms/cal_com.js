@@ -4,7 +4,8 @@
 //         trigger. A ping (the button that tests a webhook) makes no event.
 //   id    Cal.com gives none: the trigger, the booking's uid and the time
 //   ts    when Cal.com made the event, where it says so (a meeting that starts or ends does not)
-//   data  Cal.com's `payload`; for a meeting that starts or ends the body, which is the booking itself
+//   data  Cal.com's `payload`, without the video call's password; for a meeting that starts or ends the body, which is
+//         the booking itself
 // A webhook with a payload template of its own sends something else: write another transform for it.
 function transform(evt, headers, queryParams, raw) {
   if (!evt || !evt.triggerEvent) {
@@ -21,8 +22,12 @@ function transform(evt, headers, queryParams, raw) {
     id: uid && ["cal_com/" + evt.triggerEvent, uid, evt.createdAt].filter(Boolean).join("."),
     name: `cal_com/${nameOf(evt.triggerEvent)}`,
     ts: isNaN(ts) ? undefined : ts,
-    data: data,
+    data: data.videoCallData ? Object.assign({}, data, { videoCallData: withoutPassword(data.videoCallData) }) : data,
   };
+}
+
+function withoutPassword(call) {
+  return Object.assign({}, call, { password: undefined });
 }
 
 // BOOKING_NO_SHOW_UPDATED → booking.no_show_updated; AFTER_HOSTS_CAL_VIDEO_NO_SHOW keeps its underscores.

@@ -1,6 +1,7 @@
 // Clerk (sends through Svix): https://clerk.com/docs/webhooks/overview
 //
-//   name  clerk/user.created, clerk/session.ended, …: the event's type
+//   name  clerk/user.created, clerk/session.ended, clerk/organizationMembership.created, …: the event's type as Clerk
+//         writes it, with its capitals
 //   id    the header svix-id, the same on each retry
 //   ts    the event's timestamp, which is in milliseconds (older instances send none)
 //   data  the object that the event is about: event.data.email_addresses, …

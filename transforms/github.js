@@ -1,7 +1,7 @@
 // GitHub: https://docs.github.com/en/webhooks/webhook-events-and-payloads
 //
 //   name  github/push, github/ping; with the action where there is one: github/pull_request.opened
-//   id    the delivery's GUID, the same when GitHub or a person delivers it again
+//   id    the event's GUID, the same when a person has GitHub deliver it again, and in each webhook that sends it
 //   ts    not given: GitHub's payloads hold no time of the event, so it is the time of receipt
 //   data  the payload as it came
 function transform(evt, headers, queryParams, raw) {

@@ -37,7 +37,8 @@ function transform(evt, headers, queryParams, raw) {
 }
 
 function idOf(item) {
-  var objects = [item.objectId, item.fromObjectId, item.toObjectId, item.propertyName];
+  var objects = [item.objectId, item.fromObjectId, item.toObjectId, item.propertyName, item.messageId];
+  objects.push(item.associationType, item.associationTypeId); // two objects may be associated in several ways
   return [item.subscriptionType, item.subscriptionId]
     .concat(objects, item.occurredAt, item.eventId)
     .filter(Boolean)

@@ -11,7 +11,8 @@ function transform(evt, headers, queryParams, raw) {
   var delivery = headers["Linear-Delivery"];
   return {
     id: delivery && `linear/${delivery}`,
-    name: `linear/${evt.type.toLowerCase()}.${evt.action}`,
+    // Only notifications have an action of several words: issueAssignedToYou
+    name: `linear/${evt.type.toLowerCase()}.${evt.action.replace(/([a-z])([A-Z])/g, "$1_$2").toLowerCase()}`,
     ts: evt.webhookTimestamp,
     data: evt,
   };

@@ -5,7 +5,7 @@
 //   name  mandrill/message.send, mandrill/message.hard_bounce, mandrill/message.open, mandrill/message.inbound, …;
 //         mandrill/blacklist.add, mandrill/whitelist.remove, … for changes of those lists
 //   id    Mandrill's _id names the message, which is sent, opened and clicked: so it is the event, the message and the
-//         time, and for a click the link. The lists' changes and inbound mail have no id.
+//         time, for a click the link, and who opened or clicked. The lists' changes and inbound mail have no id.
 //   ts    when it happened (`ts` is in seconds)
 //   data  the event as it came: event.data.msg is the message
 function transform(evt, headers, queryParams, raw) {
@@ -36,5 +36,5 @@ function idOf(item) {
   if (!item.event || !item._id) {
     return undefined;
   }
-  return ["mandrill/" + item._id, item.event, item.ts, item.url].filter(Boolean).join(".");
+  return ["mandrill/" + item._id, item.event, item.ts, item.url, item.ip].filter(Boolean).join(".");
 }

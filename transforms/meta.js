@@ -71,13 +71,18 @@ function whatsapp(about, value) {
   });
   var statuses = (value.statuses || []).map(function (status) {
     return {
-      id: status.id && status.status && `meta/${status.id}/${status.status}`,
+      id: status.id && status.status && `meta/${whose(status).join("/")}`,
       name: `meta/whatsapp.message.${status.status || "updated"}`,
       ts: millis(status.timestamp),
       data: Object.assign({}, shared, { status: status }),
     };
   });
   return received.concat(statuses);
+}
+
+// In a group each of its members has a status of their own.
+function whose(status) {
+  return [status.id, status.status, status.recipient_participant_id].filter(Boolean);
 }
 
 function messaged(source, about, entry, item) {
@@ -88,9 +93,10 @@ function messaged(source, about, entry, item) {
   var kind = Object.keys(item).filter(function (key) {
     return ["sender", "recipient", "timestamp"].indexOf(key) < 0;
   })[0];
-  var mid = (kind === "message" || kind === "postback") && item[kind].mid;
+  var what = (kind === "message" || kind === "postback") && item[kind] ? item[kind] : {};
+  var deleted = what.is_deleted ? "/deleted" : ""; // Instagram tells with the mid of the message that is gone
   return {
-    id: mid ? `meta/${kind}/${mid}` : undefined,
+    id: what.mid ? `meta/${kind}/${what.mid}${deleted}` : undefined,
     name: `meta/${source}.${kind || "messaging"}`,
     ts: millis(item.timestamp || entry.time),
     data: Object.assign({}, about, item),

@@ -3,7 +3,8 @@
 //   name  postmark/delivery, postmark/bounce, postmark/open, postmark/spam_complaint, postmark/subscription_change, …:
 //         the RecordType; postmark/inbound for mail that came in, which has none
 //   id    MessageID is the message's and the same in all that happens to it, so it is the RecordType, the MessageID,
-//         the recipient and the time, and for a click the link; the ID of a bounce or complaint; an inbound MessageID
+//         the recipient and the time, for a click the link, and from where one opened or clicked; the ID of a bounce
+//         or complaint; an inbound MessageID
 //   ts    when it happened, where the record says so
 //   data  the record as it came
 function transform(evt, headers, queryParams, raw) {
@@ -28,7 +29,8 @@ function idOf(evt, type, time) {
   if (!evt.MessageID || !(time || type === "Inbound")) {
     return undefined;
   }
-  return ["postmark/" + type, evt.MessageID, evt.Recipient, time, evt.OriginalLink].filter(Boolean).join(".");
+  var from = evt.Geo && evt.Geo.IP;
+  return ["postmark/" + type, evt.MessageID, evt.Recipient, time, evt.OriginalLink, from].filter(Boolean).join(".");
 }
 
 // SpamComplaint → spam_complaint, SMTPApiError → smtp_api_error

@@ -11,6 +11,9 @@ function transform(evt, headers, queryParams, raw) {
   if (!topic) {
     throw new Error("the header X-Shopify-Topic is missing");
   }
+  if (!evt) {
+    throw new Error("the body is no JSON: choose JSON as the webhook's format, not XML");
+  }
   var ts = Date.parse(headers["X-Shopify-Triggered-At"]);
   var delivery = headers["X-Shopify-Webhook-Id"];
   return {

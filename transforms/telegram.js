@@ -2,8 +2,8 @@
 //
 //   name  telegram/message, telegram/edited_message, telegram/callback_query, telegram/inline_query, …: the member
 //         that the update holds beside its id
-//   id    update_id, the same on each retry. It counts per bot: where several bots share an Inngest environment,
-//         put the bot's name in front (`telegram/mybot/${evt.update_id}`)
+//   id    update_id, the same on each retry, and the chat (or query, poll, user) that it is about: update_id counts per
+//         bot, and several bots may share an Inngest environment
 //   ts    the message's date, or that of its edit (in seconds); presses of a button and the like hold no time
 //   data  the update as it came: event.data.message.text, event.data.callback_query.data
 function transform(evt, headers, queryParams, raw) {
@@ -13,11 +13,16 @@ function transform(evt, headers, queryParams, raw) {
   }
   var seconds = evt[kind].edit_date || evt[kind].date;
   return {
-    id: `telegram/${evt.update_id}`,
+    id: ["telegram", evt.update_id, whereOf(evt[kind])].filter(Boolean).join("/"),
     name: `telegram/${kind}`,
     ts: seconds ? seconds * 1000 : undefined,
     data: evt,
   };
+}
+
+function whereOf(about) {
+  var place = about.chat || about.user || about.from || {};
+  return about.id || about.poll_id || place.id;
 }
 
 function kindOf(update) {

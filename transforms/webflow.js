@@ -2,15 +2,16 @@
 //
 //   name  webflow/form.submitted, webflow/site.published, webflow/ecomm_order.created,
 //         webflow/collection_item.changed, …: the trigger's type, with a dot before its verb
-//   id    a form submission's or a new order's own id. The other events have none: an item's id is in each of its
-//         changes, so the relay makes one
+//   id    a form submission's own id; a new order's, with its time, as an order's id is short and unique only in its
+//         site. The other events have none: an item's id is in each of its changes, so the relay makes one
 //   ts    when it happened, where the payload says so
 //   data  the request as it came: event.data.payload is the submission, item, page, order, …
 function transform(evt, headers, queryParams, raw) {
   if (!evt || !evt.triggerType || !evt.payload) {
     throw new Error("this is no Webflow event: it has no triggerType or no payload");
   }
-  var once = { form_submission: evt.payload.id, ecomm_new_order: evt.payload.orderId }[evt.triggerType];
+  var order = evt.payload.acceptedOn && evt.payload.orderId && `${evt.payload.orderId}.${evt.payload.acceptedOn}`;
+  var once = { form_submission: evt.payload.id, ecomm_new_order: order }[evt.triggerType];
   return {
     id: once && `webflow/${once}`,
     name: `webflow/${nameOf(evt.triggerType)}`,

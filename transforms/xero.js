@@ -18,7 +18,7 @@ function transform(evt, headers, queryParams, raw) {
     var name = `${event.eventCategory}.${event.eventType}`.toLowerCase();
     var ts = Date.parse(utc(event.eventDateUtc));
     return {
-      id: event.resourceId && `xero/${name}/${event.resourceId}/${event.eventDateUtc}`,
+      id: event.resourceId && event.eventDateUtc && `xero/${name}/${event.resourceId}/${event.eventDateUtc}`,
       name: `xero/${name}`,
       ts: isNaN(ts) ? undefined : ts,
       data: event,

@@ -27,8 +27,8 @@ function idOf(evt) {
   if (!what || !evt.event_ts) {
     return undefined; // better none than one that another event shares
   }
-  var inner = object.participant || object.registrant || object.chat_message || {};
-  var who = inner.participant_uuid || inner.user_id || inner.message_id || inner.id;
+  var inner = object.participant || object.registrant || object.chat_message || object.callee || {};
+  var who = inner.participant_uuid || inner.user_id || inner.message_id || inner.id || inner.extension_id;
   return ["zoom", evt.event, what, who, evt.event_ts].filter(Boolean).join("/");
 }
 
