@@ -1,6 +1,8 @@
 # make dev    sets everything up, then runs the relay (the next time it starts at once)
 # make test   installs what the tests need and runs them all
 # make check  ruff, format and mypy
+# make bench  measures the relay against an empty server and writes docs/performance.md; bench-quick: the main figures
+# make profile  where the time goes under load (with py-spy where it is installed)
 # Needs Python 3.11 or newer (with venv and pip), make and git. PYTHON=... names another interpreter.
 
 VENV ?= .venv
@@ -13,7 +15,7 @@ DEV_STAMP := $(VENV)/.stamp-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help dev test check format clean
+.PHONY: help dev test check format bench bench-quick profile clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -33,6 +35,15 @@ format: $(DEV_STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench: $(DEV_STAMP)
+	$(BIN)/python -m tests.bench --write docs/performance.md
+
+bench-quick: $(DEV_STAMP)
+	$(BIN)/python -m tests.bench --quick
+
+profile: $(DEV_STAMP)
+	$(BIN)/python -m tests.bench.profiles
+
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
 
@@ -51,5 +62,5 @@ $(RUN_STAMP): pyproject.toml | $(BIN)/python
 
 $(DEV_STAMP): pyproject.toml | $(BIN)/python
 	@echo "installing the relay and what its tests need into $(VENV) ..."
-	@$(PIP) --editable ".[dev]"
+	@$(PIP) --editable ".[dev,oracles]"
 	@touch $(RUN_STAMP) $@

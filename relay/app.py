@@ -63,6 +63,7 @@ async def run_relay(config: Config, *, telemetry: Telemetry, dev: bool = False) 
     async with AsyncExitStack() as stack:
         stack.push_async_callback(keys.close)
         pool = SandboxPool(config.sandbox, telemetry)
+        reloader = Reloader(config, sources, pool, telemetry)  # sees what changes while we start
         stack.push_async_callback(pool.close)
         await pool.start()
         await check_scripts(config, sources, pool)  # before anything is made on disk
@@ -73,7 +74,7 @@ async def run_relay(config: Config, *, telemetry: Telemetry, dev: bool = False) 
         sinks = make_sinks(config, dev=dev)
         for sink in sinks.values():
             stack.push_async_callback(sink.close)
-        relay = Relay(config, sources, Parts(store, pen, keys, pool, sinks), telemetry, dev=dev)
+        relay = Relay(config, sources, Parts(store, pen, keys, pool, sinks, reloader), telemetry, dev=dev)
         await relay.start()
         await relay.announce()
         for sink in sinks.values():
@@ -94,6 +95,7 @@ class Parts:
     keys: KeyResolver
     pool: SandboxPool
     sinks: Mapping[str, Sink]
+    reloader: Reloader
 
 
 class Relay:
@@ -103,13 +105,12 @@ class Relay:
         self, config: Config, sources: dict[str, RunningSource], parts: Parts, telemetry: Telemetry, *, dev: bool
     ) -> None:
         self.config, self.sources, self.telemetry, self.dev = config, sources, telemetry, dev
-        self.store, self.pool, self.pen = parts.store, parts.pool, parts.pen
+        self.store, self.pool, self.pen, self.reloader = parts.store, parts.pool, parts.pen, parts.reloader
         judge = Judge(parts.store, parts.keys, parts.pen, config.receiver, now_ms)
         self.receiver = Receiver(parts.store, sources, judge, config.receiver, telemetry)
         self.rejected = RejectedRequests(parts.pen, parts.store, judge, sources, telemetry)
         self.pipeline = Pipeline(parts.store, parts.pool, sources, config, telemetry)
         self.forwarder = Forwarder(parts.store, parts.sinks, config.destinations, telemetry, now_ms)
-        self.reloader = Reloader(config, sources, parts.pool, telemetry)
         self.supervisor = Supervisor(telemetry)
         self.stopping = False
 
@@ -203,6 +204,8 @@ class Relay:
     async def stop(self) -> None:
         """Stop taking; answer, settle or give back what is held, all at the same time."""
         self.stopping = True
+        if self.config.file is not None and not self.dev:
+            self.reloader.stop()
         self.telemetry.log("relay.stopping")
         for site in list(self.public_listener.sites):
             await site.stop()

@@ -16,10 +16,21 @@ class Budget:
 
     def take(self) -> bool:
         """One of it, if there is one."""
-        now = time.monotonic()
-        self.left = min(self.burst, self.left + (now - self.at) * self.per_second)
-        self.at = now
+        self._fill()
         if self.left < 1:
             return False
         self.left -= 1
         return True
+
+    def is_full(self) -> bool:
+        self._fill()
+        return self.left >= self.burst
+
+    def charge(self, more: float) -> None:
+        """What one that was taken cost beyond one; until it has come in again, none is left."""
+        self.left -= more
+
+    def _fill(self) -> None:
+        now = time.monotonic()
+        self.left = min(self.burst, self.left + (now - self.at) * self.per_second)
+        self.at = now

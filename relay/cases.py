@@ -3,7 +3,8 @@
 {"method": "POST", "path": "/in/stripe", "query": "a=1", "headers": {"Name": "value"} or [["Name", "value"], …],
  "json": any value | "body": "text" | "body_base64": "…", "received_ms": 1700000000000}
 
-Everything is optional; docs/transforms.md explains each key. What `relay deliveries show ID --json` prints is read too.
+Everything is optional; docs/transforms.md explains each key. What `relay deliveries show ID --json` and `relay rejected
+show ID --json` print is read too.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def read_case(path: Path) -> Request:
 
 def load_case(path: Path) -> Case:
     """The request in the file and its time of receipt. Raises ConfigError like read_case."""
-    table = _unwrapped(_read_object(path))
+    table = _unwrapped(_read_object(path), path)
     _check_keys(table, path)
     body, content_type = _body(table, path)
     headers = _headers(table.get("headers", {}), path)
@@ -67,11 +68,13 @@ def _read_object(path: Path) -> dict[str, Any]:
     return table
 
 
-def _unwrapped(table: dict[str, Any]) -> dict[str, Any]:
+def _unwrapped(table: dict[str, Any], path: Path) -> dict[str, Any]:
     """What `relay deliveries show ID --json` prints is a case, too: the request of a delivery that really came."""
     request = table.get("request")
     if not isinstance(request, dict) or "body_encoding" not in request:
         return table
+    if request.get("body_truncated"):
+        raise ConfigError("holds the beginning of the body only: it was too large", file=path, key="request.body")
     kept = {key: request[key] for key in ("method", "path", "query", "headers") if key in request}
     body = "body_base64" if request["body_encoding"] == "base64" else "body"
     return {**kept, body: request.get("body", ""), "received_ms": table.get("received_ms")}

@@ -39,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     output = Output(environ)
     try:
-        code: int = asyncio.run(args.run(args, output))
+        with asyncio.Runner(loop_factory=args.new_loop) as runner:
+            code: int = runner.run(args.run(args, output))
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
@@ -58,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--version", action="version", version=f"relay {__version__}")
     made.add_argument("--config", metavar="FILE", help="the configuration (./relay.toml)")
-    made.set_defaults(json=False)
+    made.set_defaults(json=False, new_loop=None)
     commands = made.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
     for group in (serve, check, send, transform, work, replay, rejected, verify, secrets, providers):
         group.register(commands)

@@ -82,6 +82,7 @@ class Sandbox(Section):
     memory_bytes_max: Annotated[int, Field(ge=4 * MIB, le=1024 * MIB)] = 64 * MIB
     output_bytes_max: Annotated[int, Field(ge=1024, le=256 * MIB)] = 8 * MIB
     events_per_delivery_max: Annotated[int, Field(ge=1, le=5000)] = 1000
+    isolation: Literal["auto", "one-shot"] = "auto"
 
 
 class Keys(Section):

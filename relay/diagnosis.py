@@ -76,7 +76,7 @@ def secret_variants(scheme: Scheme, secrets: Sequence[str]) -> Iterator[SchemeVa
         if bare:
             yield f"without {prefix.strip()!r} before the secret", scheme, bare
             yield from key_variants(scheme, bare, f" without {prefix.strip()!r}")
-    for prefix in ("Bearer ", "Basic "):
+    for prefix in ("whsec_", "Bearer ", "Basic "):
         yield f"with {prefix.strip()!r} before the secret", scheme, [prefix + secret for secret in secrets]
     yield from key_variants(scheme, secrets, "")
 

@@ -129,13 +129,14 @@ class Rejected:
     """Why a request was not taken: `code` is a key of REJECTIONS, `message` is fit for the sender.
 
     `detail` is for the operator only (it may say more than a stranger should learn), and so is `skew_seconds`: how old
-    the signed time was, negative when it lies ahead.
+    the signed time was, negative when it lies ahead. `kept_as` is its id among the rejected requests, if it is there.
     """
 
     code: str
     message: str
     detail: str = ""
     skew_seconds: float | None = None
+    kept_as: str | None = None
 
     @property
     def status(self) -> int:

@@ -29,6 +29,8 @@ from relay.schemes.places import Place, Reader, Template, utf8
 
 #: The longest value that is echoed, computed with, kept or visited.
 TEXT_BYTES_MAX: Final = 4096
+#: A longer body is no handshake that anybody sends unsigned: it is not taken apart before anybody vouches for it.
+BODY_BYTES_MAX: Final = 64 * 1024
 #: The longest secret that is kept.
 SECRET_BYTES_MAX: Final = 1024
 
@@ -62,6 +64,8 @@ def answer_unsigned(
     preset: Preset, request: Request, *, url: str, body: bytes, secrets: Sequence[str]
 ) -> HandshakeAnswer | Rejected | None:
     """The answer to a handshake that is not signed, to be looked for before verification; None when it is none."""
+    if len(body) > BODY_BYTES_MAX:
+        return None
     return answer(preset, request, url, body, secrets, signed=False)
 
 

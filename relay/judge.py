@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 from urllib.parse import parse_qsl
 
@@ -22,6 +23,7 @@ from relay.errors import Rejected
 from relay.handshakes import HandshakeAnswer, answer_signed, answer_unsigned, pairing_closed
 from relay.keys import KeyResolver
 from relay.models import Delivery, Request
+from relay.schemes.base import Scheme
 from relay.sources import RunningSource
 from relay.stores.base import Store
 from relay.stores.pen import Pen, RejectedRequest
@@ -30,6 +32,10 @@ from relay.verify import Verified, verify, wanted
 ENVIRONMENT_NAME: Final = "x-inngest-env"
 #: A flood of forgeries is refused without asking why each of them is wrong.
 DIAGNOSES_PER_SECOND: Final = 20.0
+#: … and a flood at one source leaves some for the others.
+DIAGNOSES_PER_SECOND_OF_SOURCE: Final = 5.0
+#: One that takes longer than this costs the more of them: nobody can keep the relay busy with them, whatever they send.
+DIAGNOSIS_SECONDS: Final = 0.01
 
 Judgement: TypeAlias = Delivery | HandshakeAnswer | Rejected
 
@@ -54,7 +60,8 @@ class Judge:
     ) -> None:
         self.store, self.keys, self.pen = store, keys, pen
         self.settings, self.clock_ms = settings, clock_ms
-        self.diagnoses = Budget(DIAGNOSES_PER_SECOND, DIAGNOSES_PER_SECOND)
+        self.diagnoses = Budget(2 * DIAGNOSES_PER_SECOND, DIAGNOSES_PER_SECOND)
+        self.diagnoses_of: dict[str, Budget] = {}
 
     async def judge(self, source: RunningSource, request: Request, url: str) -> Judgement:
         """The stage's main path after reading. A handshake's answer is given only when all it asks for is done."""
@@ -65,7 +72,7 @@ class Judge:
         handshake = answer_unsigned(source.preset, request, url=url, body=body, secrets=asked.secrets)
         if handshake is not None:
             return await self.shake_hands(asked, handshake)
-        if request.method != "POST":
+        if request.method not in ("POST", *source.preset.methods):
             return Rejected("method_not_allowed", f"{request.method} is not a webhook: POST it")
         verified = await self.verify(asked)
         if isinstance(verified, Rejected):
@@ -80,31 +87,52 @@ class Judge:
 
     async def verify(self, asked: Asked) -> Verified | Rejected:
         """Genuine, or why not: the cause is looked for, and the request kept for a person to look at."""
-        source, request, url, body = asked.source, asked.request, asked.url, asked.body
-        scheme, now_s = source.preset.scheme, self.now_s(asked)
-        needed = wanted(scheme, request, url=url, body=body, secrets=asked.secrets)
-        documents = await self.keys.documents(needed) if needed else {}
-        verified = verify(scheme, asked.secrets, request, url=url, body=body, now_s=now_s, documents=documents)
+        verified, documents = await self.verify_with_keys(asked.source.preset.scheme, asked)
         if isinstance(verified, Verified) or verified.status == 503:
             return verified
-        refused = verified
-        if self.diagnoses.take():
-            refused = diagnose(
-                verified, scheme, asked.secrets, request, url=url, body=body, now_s=now_s, documents=documents
-            )
-        self.pen.keep(
-            RejectedRequest(
-                id=str(ULID()),
-                source=source.name,
-                received_ms=asked.now_ms,
-                url=url,
-                code=refused.code,
-                detail=refused.detail,
-                request=request,
-                skew_seconds=refused.skew_seconds,
-            )
+        refused = self.diagnosed(asked, verified, documents)
+        rejected = RejectedRequest(
+            id=str(ULID()),
+            source=asked.source.name,
+            received_ms=asked.now_ms,
+            url=asked.url,
+            code=refused.code,
+            detail=refused.detail,
+            request=asked.request,
+            skew_seconds=refused.skew_seconds,
         )
-        return refused
+        return replace(refused, kept_as=rejected.id) if self.pen.keep(rejected) else refused
+
+    async def verify_with_keys(self, scheme: Scheme, asked: Asked) -> tuple[Verified | Rejected, dict[str, bytes]]:
+        """The verdict, and the documents it needed: fetched only for a request that nothing else is wrong with."""
+        secrets, request, url, body, now_s = asked.secrets, asked.request, asked.url, asked.body, self.now_s(asked)
+        verified = verify(scheme, secrets, request, url=url, body=body, now_s=now_s)
+        if isinstance(verified, Verified) or verified.code != "key_unreachable":
+            return verified, {}
+        documents = await self.keys.documents(wanted(scheme, request, url=url, body=body, secrets=secrets))
+        return verify(scheme, secrets, request, url=url, body=body, now_s=now_s, documents=documents), documents
+
+    def diagnosed(self, asked: Asked, refused: Rejected, documents: Mapping[str, bytes]) -> Rejected:
+        """The refusal with its cause, unless many were looked for lately. What it costs is taken off the budgets."""
+        own = self.diagnoses_of.setdefault(
+            asked.source.name, Budget(DIAGNOSES_PER_SECOND, DIAGNOSES_PER_SECOND_OF_SOURCE)
+        )
+        if not (own.take() and self.diagnoses.take()):
+            return refused
+        started = time.thread_time()
+        found = diagnose(
+            refused,
+            asked.source.preset.scheme,
+            asked.secrets,
+            asked.request,
+            url=asked.url,
+            body=asked.body,
+            now_s=self.now_s(asked),
+            documents=documents,
+        )
+        for budget in (own, self.diagnoses):
+            budget.charge((time.thread_time() - started) / DIAGNOSIS_SECONDS)
+        return found
 
     def now_s(self, asked: Asked) -> float:
         """The time that signatures are judged at: the clock's, or the one that tests configure."""

@@ -35,7 +35,10 @@ FRESH_SECONDS_MIN: Final = 60.0
 PAUSE_SECONDS: Final = 5.0
 #: Fetches from one host: so many at once, and one more each second. Strangers may name certificates that are not there.
 BURST: Final = 20
+HOSTS_MAX: Final = 256
 FETCHES_AT_ONCE: Final = 8
+#: Webhooks that wait for a document, together; a server that hangs must leave room in the receiver for other sources.
+WAITING_MAX: Final = 400
 
 
 class KeyUnreachable(RelayError):
@@ -66,6 +69,7 @@ class KeyResolver:
         self.running: dict[str, asyncio.Task[Document | None]] = {}
         self.budgets: dict[str, Budget] = {}
         self.slots = asyncio.Semaphore(FETCHES_AT_ONCE)
+        self.waiting = 0
         self.session: aiohttp.ClientSession | None = None
 
     async def documents(self, wanted: Sequence[Wanted]) -> dict[str, bytes]:
@@ -80,13 +84,21 @@ class KeyResolver:
             return kept
         if kept and wanted.holds not in kept.text:
             kept = None  # it cannot say that there is no such key; only one that was fetched just now can
-        if now < self.refused_until.get(wanted.name, 0.0):
+        if now < self.refused_until.get(wanted.name, 0.0) or self.waiting >= WAITING_MAX:
             return kept
+        self.waiting += 1
+        try:
+            return await self.refreshed(wanted) or kept
+        finally:
+            self.waiting -= 1
+
+    async def refreshed(self, wanted: Wanted) -> Document | None:
+        """Fetched once for all who wait for it; one of them may go away."""
         task = self.running.get(wanted.name)
         if task is None:
             task = self.running[wanted.name] = asyncio.create_task(self.refresh(wanted), name="key")
             task.add_done_callback(lambda _: self.running.pop(wanted.name, None))
-        return await asyncio.shield(task) or kept  # the sender may go away; others wait for the same document
+        return await asyncio.shield(task)
 
     def kept(self, name: str) -> Document | None:
         """The cached document, unless it is older than keys.cache_hours."""
@@ -115,7 +127,10 @@ class KeyResolver:
         return document
 
     async def fetch(self, wanted: Wanted, host: str) -> Document:
-        status, max_age, text = await self.ask_within_budget(host, wanted.url, wanted.body)
+        # What was there once is no stranger's invention, and its turn does not wait for theirs.
+        known = wanted.name in self.cache
+        ask = self.ask(wanted.url, wanted.body) if known else self.ask_within_budget(host, wanted.url, wanted.body)
+        status, max_age, text = await ask
         if status != 200:
             raise KeyUnreachable(f"the answer was HTTP {status}")
         now = self.clock()
@@ -133,8 +148,19 @@ class KeyResolver:
         return 200 <= status < 300
 
     async def ask_within_budget(self, host: str, url: str, body: bytes | None) -> tuple[int, float, bytes]:
-        if not self.budgets.setdefault(host, Budget(BURST, 1.0)).take():
+        if not self.budget_of(host).take():
             raise KeyUnreachable("too much of this host was asked for at once")
+        return await self.ask(url, body)
+
+    def budget_of(self, host: str) -> Budget:
+        """One for each host. Strangers may name many: those not asked for lately are full, and forgotten."""
+        if host not in self.budgets and len(self.budgets) >= HOSTS_MAX:
+            self.budgets = {name: budget for name, budget in self.budgets.items() if not budget.is_full()}
+        if host not in self.budgets and len(self.budgets) >= HOSTS_MAX:
+            raise KeyUnreachable("too many hosts were asked for keys at once")
+        return self.budgets.setdefault(host, Budget(BURST, 1.0))
+
+    async def ask(self, url: str, body: bytes | None) -> tuple[int, float, bytes]:
         async with self.slots:
             return await self.exchange(url, body)
 

@@ -25,6 +25,8 @@ AUTHORIZATION_KINDS: Final = re.compile(rb"(?i)(basic|bearer|digest|token) ")
 QUERY_NAMES: Final = re.compile(
     r"(?i)token|secret|password|passwd|pwd|api[-_]?key|access[-_]?key|auth|credential|client[-_]?state|^key$|^sig$"
 )
+#: What stands in a hidden value's place, in a header.
+HIDDEN: Final = re.compile(rb"(?i)((basic|bearer|digest|token) )?\(hidden, \d+ bytes\)\Z")
 
 
 def masked_headers(headers: RawHeaders, scheme: Scheme | None) -> RawHeaders:

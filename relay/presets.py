@@ -63,7 +63,7 @@ class Preset:
 
     `expects` is the answer it wants; `transform` names the shipped script that fits, if there is one; `mistakes` are
     patterns of what people paste instead of the secret. With `secret_optional` a source may have none: it arrives in a
-    handshake, or the provider's public keys do without.
+    handshake, or the provider's public keys do without. `methods` are those its webhooks come by beside POST.
     """
 
     name: str
@@ -78,6 +78,7 @@ class Preset:
     scheme: Scheme
     options: tuple[Option, ...]
     secret_optional: bool
+    methods: tuple[str, ...]
     handshakes: tuple[Handshake, ...]
     answer: OwnAnswer | None
     samples: tuple[Sample, ...]
@@ -143,7 +144,8 @@ def secret_problem(preset: Preset, secret: str) -> str | None:
         if pattern.search(secret):
             return sentence
     problem = preset.scheme.key_problem(secret)
-    return f"{problem}: it should be {preset.secret_form}" if problem else None
+    begins = "" if preset.secret_form.startswith("none") else "it should be "
+    return f"{problem}: {begins}{preset.secret_form}" if problem else None
 
 
 def read_table(file: Path) -> Table:
@@ -171,6 +173,7 @@ def read_preset(name: str, table: Table, folder: Path) -> Preset:
         traps=table.texts("traps") or (),
         mistakes=read_mistakes(table),
         scheme=read_scheme(scheme_table, lambda other: other_scheme(other, name, folder)),
+        methods=read_methods(table),
         handshakes=read_handshakes(table, [option.name for option in options]),
         options=options,
         answer=read_answer(table),
@@ -195,6 +198,13 @@ def other_scheme(other: str, name: str, folder: Path) -> Scheme:
     if table is None or table.values.get("kind") == "by_secret":
         raise ValueError(f"{other!r} has no scheme of its own")
     return read_scheme(table, lambda _: other_scheme("", name, folder))
+
+
+def read_methods(table: Table) -> tuple[str, ...]:
+    methods = table.texts("methods") or ()
+    if not set(methods) <= {"GET", "PUT", "PATCH", "DELETE"}:
+        raise table.error("must be a list of some of GET, PUT, PATCH, DELETE: POST goes without saying", "methods")
+    return methods
 
 
 def read_mistakes(table: Table) -> tuple[tuple[re.Pattern[str], str], ...]:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from relay.presets import OwnAnswer, Preset
+from relay.presets import GENERIC, OwnAnswer, Preset
+from relay.schemes.base import Scheme
+from relay.schemes.kinds import BySecret
+from relay.schemes.places import headers_of
+from relay.schemes.signed import Signed
 
 #: Where the generated part of docs/providers.md begins; what stands above it is written by hand.
 MARK = "<!-- made by `relay providers --markdown`: everything below comes from relay/providers/*.toml -->"
@@ -32,8 +36,10 @@ def provider_page(preset: Preset) -> str:
             (f"`scheme.{option.name}`{', required' if option.required else ''}", option.about)
             for option in preset.options
         ),
+        ("headers of its signature", ", ".join(f"`{name}`" for name in signature_headers(preset))),
         ("delivery id", places),
         ("event type", ", ".join(f"`{place.text}`" for place in preset.scheme.event_type)),
+        ("comes by", ", ".join(("POST", *preset.methods)) if preset.methods else ""),
         ("it expects", preset.expects),
         ("it is answered", answer_shown(preset.answer)),
         ("handshakes", ", ".join(f"`{each.name}` ({each.method})" for each in preset.handshakes)),
@@ -43,6 +49,17 @@ def provider_page(preset: Preset) -> str:
     table = [f"| {name} | {escape(text)} |" for name, text in rows if text]
     traps = [f"- {trap}" for trap in preset.traps]
     return "\n".join([f"## `{preset.name}`: {preset.title}", "", "| | |", "|---|---|", *table, "", *traps, ""])
+
+
+def signature_headers(preset: Preset) -> list[str]:
+    """The headers that vouch for a request, without the further numbered ones; none where relay.toml describes them."""
+    return [] if preset.name in GENERIC else sorted(name.decode("latin-1") for name in headers_of_scheme(preset.scheme))
+
+
+def headers_of_scheme(scheme: Scheme) -> frozenset[bytes]:
+    if isinstance(scheme, BySecret):
+        return frozenset[bytes]().union(*(headers_of_scheme(choice) for _, choice in scheme.choices))
+    return scheme.headers_judged() - (headers_of(scheme.numbered) if isinstance(scheme, Signed) else frozenset())
 
 
 def answer_shown(answer: OwnAnswer | None) -> str:

@@ -127,8 +127,9 @@ class Receiver:
         """`Expect: 100-continue`: a request that will be refused is refused before its body is sent."""
         source = self.find_source(http)
         if isinstance(source, Rejected):
-            self.report(http.match_info.get("source"), source, 0.0)
-            return respond(source)
+            name = http.match_info.get("source", "")
+            self.report(name, source, 0.0)
+            return respond(source, self.sources.get(name))
         if http.headers.get("Expect", "").lower() == "100-continue" and http.transport is not None:
             http.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return None
@@ -192,6 +193,7 @@ class Receiver:
                 "delivery.rejected",
                 level="warning",
                 source=source,
+                id=answer.kept_as,
                 code=answer.code,
                 detail=answer.detail or answer.message,
                 skew_seconds=answer.skew_seconds,

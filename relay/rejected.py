@@ -15,7 +15,7 @@ from relay.bodies import decode_body
 from relay.diagnosis import diagnose
 from relay.errors import Rejected
 from relay.handshakes import answer_signed, answer_unsigned
-from relay.judge import Judge, environment_asked
+from relay.judge import Asked, Judge, environment_asked
 from relay.masking import masked_headers, masked_query, masked_url
 from relay.models import Delivery
 from relay.records import Json, header_text
@@ -24,7 +24,7 @@ from relay.sources import RunningSource
 from relay.stores.base import Store
 from relay.stores.pen import Pen, RejectedRecord
 from relay.telemetry import Telemetry
-from relay.verify import Verified, verify, wanted
+from relay.verify import Verified
 
 #: The most that one call judges.
 IDS_MAX: Final = 100
@@ -148,11 +148,9 @@ class RejectedRequests:
         if isinstance(body, Rejected):
             return Refused(body.code, body.detail or body.message)
         scheme, secrets = timeless(preset.scheme) if stale else preset.scheme, await self.judge.secrets_of(source)
-        needed = wanted(scheme, request, url=url, body=body, secrets=secrets)
-        documents = await self.judge.keys.documents(needed) if needed else {}
-        now_s, clock_s = record.received_ms / 1000, self.judge.settings.clock_s
-        now_s = now_s if clock_s is None else clock_s
-        verified = verify(scheme, secrets, request, url=url, body=body, now_s=now_s, documents=documents)
+        asked = Asked(source, secrets, request, url, body, record.received_ms)
+        now_s = self.judge.now_s(asked)
+        verified, documents = await self.judge.verify_with_keys(scheme, asked)
         if isinstance(verified, Rejected):
             cause = diagnose(verified, scheme, secrets, request, url=url, body=body, now_s=now_s, documents=documents)
             return Refused(cause.code, cause.detail or cause.message)

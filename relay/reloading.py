@@ -37,19 +37,25 @@ class Reloader:
 
     def listen(self) -> None:
         """SIGHUP asks for a reload from now on."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.asked.set)
+        loop = asyncio.get_running_loop()
+        # Not through the loop, which gives the signal its deadly meaning back when it is closed.
+        signal.signal(signal.SIGHUP, lambda *_: loop.call_soon_threadsafe(self.asked.set))
+
+    def stop(self) -> None:
+        """SIGHUP changes nothing any more, to the very end."""
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     async def run(self) -> None:
         """Reload when asked, or when a file has changed and then stayed the same for a moment; for ever."""
         seen = self.marks
         while True:
             asked = await self.wait()
-            files, marks = self.files, self.look()
+            marks = self.look()
             settled, seen = marks == seen, marks
             if asked or (settled and marks != self.marks):
-                await self.reload()
                 self.files = files_named(self.config.file)  # it may name others now
-                seen = self.marks = self.look() if self.files != files else marks
+                seen = self.marks = self.look()  # before they are read: what changes from here on is seen
+                await self.reload()
 
     async def wait(self) -> bool:
         """True when somebody asked, False when it is time to look again."""
@@ -64,10 +70,9 @@ class Reloader:
     async def reload(self) -> None:
         """All of the new sources, or none."""
         try:
-            config = load_config(self.config.file)
-            sources = load_sources(config)
-            self.check_destinations(sources)
-            await check_scripts(config, sources, self.pool)
+            config, sources = await asyncio.to_thread(self.read)  # hundreds of sources take a while
+            self.check_sources(sources)
+            await check_scripts(config, self.with_new_scripts(sources), self.pool)
         except (ConfigError, SandboxUnavailable) as error:
             self.telemetry.log("config.refused", level="error", code=error.code, reason=str(error))
             self.telemetry.config_usable.set(0)
@@ -83,8 +88,20 @@ class Reloader:
             "config.reloaded", level=level, changed=",".join(changed), waiting_for_restart=",".join(waiting) or None
         )
 
-    def check_destinations(self, sources: dict[str, RunningSource]) -> None:
+    def read(self) -> tuple[Config, dict[str, RunningSource]]:
+        config = load_config(self.config.file)
+        return config, load_sources(config)
+
+    def with_new_scripts(self, sources: dict[str, RunningSource]) -> dict[str, RunningSource]:
+        """Those whose script did not compile here before."""
+        known = {source.script for source in self.sources.values()}
+        return {name: source for name, source in sources.items() if source.script not in known}
+
+    def check_sources(self, sources: dict[str, RunningSource]) -> None:
         """A source may forward only to what is running. Raises ConfigError."""
+        if self.sources and not sources:
+            message = "there is no source any more, as in a file that is being written: to remove the last one, restart"
+            raise ConfigError(message, file=self.config.file, key="sources")
         for name, source in sources.items():
             if source.settings.destination not in self.config.destinations:
                 message = f"[destinations.{source.settings.destination}] is new: it needs a restart"

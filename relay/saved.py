@@ -43,8 +43,11 @@ def read_saved(path: Path) -> SignedRequest:
         return signed_request(table)
     if "request" not in table and not table.keys() <= set(KEYS):
         return signed_request(table)
+    if table.get("body_kept") is False:
+        raise ConfigError("has no body, which was too large to be kept (rejected.bytes_max)", file=path, key="request")
     case = load_case(path)
-    return SignedRequest(case.request, url_of(case.request), case.received_ms and case.received_ms / 1000)
+    url = table.get("url") if "request" in table else None  # of a rejected request, as the relay took it to be
+    return SignedRequest(case.request, url or url_of(case.request), case.received_ms and case.received_ms / 1000)
 
 
 def read_json(path: Path) -> Any:
@@ -90,7 +93,7 @@ def signed_request(row: Row) -> SignedRequest:
     except (ValueError, AttributeError, TypeError):
         raise ConfigError("is no URL", key="url") from None
     now = row.get("now")
-    if now is not None and (isinstance(now, bool) or not isinstance(now, int | float)):
+    if now is not None and (isinstance(now, bool) or not isinstance(now, int | float) or not 0 <= now < 1e12):
         raise ConfigError("must be a number of seconds since 1970", key="now")
     method = str(row.get("method") or "POST")
     path, _, query = url.removeprefix(f"{parts.scheme}://").removeprefix(parts.netloc).partition("#")[0].partition("?")

@@ -29,8 +29,8 @@ class RunningSource:
 
     @property
     def methods(self) -> frozenset[str]:
-        """The HTTP methods that its URL takes: POST, and what its provider's handshakes come by."""
-        return methods_of(self.preset.handshakes)
+        """The HTTP methods that its URL takes: POST, and what else its provider's webhooks and handshakes come by."""
+        return methods_of(self.preset.handshakes) | set(self.preset.methods)
 
 
 def load_sources(config: Config) -> dict[str, RunningSource]:
@@ -59,7 +59,7 @@ def load_script(config: Config, name: str) -> Script:
     if len(raw) > SCRIPT_BYTES_MAX:
         raise ConfigError(f"{path} is over {SCRIPT_BYTES_MAX:,} bytes", file=config.file, key=key)
     try:
-        return Script(file=shown_path(path, config.folder), text=raw.decode("utf-8-sig"))
+        return Script(file=shown_path(path, config.folder), text=raw.decode("utf-8-sig"), source=name)
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 (byte {error.start})", file=config.file, key=key) from error
 

@@ -88,7 +88,8 @@ class Telemetry:
             mark = "" if level == "info" else f"{level.upper()} "
             line = f"{stamp[11:23]} {mark}{name} " + " ".join(f"{k}={_plain(v)}" for k, v in kept.items())
         try:
-            print(line, file=self.stream, flush=True)
+            self.stream.write(f"{line}\n")  # at once, as other threads log too
+            self.stream.flush()
         except (OSError, ValueError):  # a closed or full log must not stop the work
             self.surprises.labels("log").inc()
 

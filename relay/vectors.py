@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from relay.bodies import decode_body
 from relay.errors import ConfigError, Rejected
 from relay.presets import Preset, load_preset
 from relay.saved import Row, SignedRequest, read_json, signed_request
+from relay.schemes.reading import Option
 from relay.verify import Verified, verify
 
 BODY_BYTES_MAX: Final = 100 * 1024 * 1024
@@ -78,8 +79,17 @@ def vector_preset(row: Row, presets: dict[str, Preset]) -> Preset:
     preset = presets[name]
     if not isinstance(extra, dict):
         return preset
-    options = {option.name: extra[option.name] for option in preset.options if option.name in extra}
+    options = {option.name: given(option, extra[option.name]) for option in preset.options if option.name in extra}
     return replace(preset, scheme=replace(preset.scheme, options=options))
+
+
+def given(option: Option, value: Any) -> str | dict[str, str]:
+    """The option's value. Raises ConfigError when it is no text, or no table of texts."""
+    if option.is_table and isinstance(value, dict) and all(isinstance(text, str) for text in value.values()):
+        return value
+    if not option.is_table and isinstance(value, str):
+        return value
+    raise ConfigError(f"must be a {'table of texts' if option.is_table else 'text'}", key=f"extra.{option.name}")
 
 
 def vector_secrets(row: Row) -> list[str]:

@@ -124,6 +124,9 @@ def source_problems(config: Config, name: str, scripts: dict[str, Script]) -> It
     else:
         for sentence in secret_problems(preset, source.secrets):
             yield Problem("error", f"{key}.secrets", "secret_unusable", sentence)
+        for option in preset.scheme.options_wanting(source.secrets):
+            message = f"is missing: without it no key is fetched, and every request is refused ({preset.secret_form})"
+            yield Problem("warning", f"{key}.scheme.{option}", "key_unavailable", message)
         if preset.scheme.open:
             yield Problem("warning", f"{key}.provider", "unverified", "takes webhooks from anybody who knows the URL")
     if not source.enabled:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import textwrap
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ COLOURS: Final = {
     "sent": "32", "processed": "32", "ok": "32", "filtered": "2",
 }  # fmt: skip
 CELL_CHARACTERS_MIN: Final = 8
+#: On a terminal that leaves less room for a column, its texts are not wrapped.
+WRAPPED_CHARACTERS_MIN: Final = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +92,25 @@ class Output:
     def fields(self, pairs: Sequence[tuple[str, object]]) -> None:
         """Name and value, one to a line; what is None is left out."""
         kept = [(name, str(value)) for name, value in pairs if value is not None]
-        width = max(len(name) for name, _ in kept)
+        width = max((len(name) for name, _ in kept), default=0)
         for name, value in kept:
-            text = self.paint(COLOURS.get(value, ""), printable(value))
-            print(f"{name:<{width}}  {text}", file=self.stdout)
+            first, *more = self.wrapped(value, width + 2)
+            print(f"{name:<{width}}  {self.paint(COLOURS.get(value, ''), first)}", file=self.stdout)
+            for rest in more:
+                print(" " * (width + 2) + rest, file=self.stdout)
+
+    def item(self, text: str) -> None:
+        """One of a list of sentences."""
+        first, *more = self.wrapped(text, 2)
+        for start, part in (("- ", first), *(("  ", part) for part in more)):
+            print(start + part, file=self.stdout)
+
+    def wrapped(self, text: str, indent: int) -> list[str]:
+        """On a terminal a long text goes on in its column, apart at spaces only; elsewhere it stays one line."""
+        room = (self.width or 0) - indent
+        if room < WRAPPED_CHARACTERS_MIN or columns_of(printable(text)) <= room:
+            return [printable(text)]
+        return textwrap.wrap(printable(text), room, break_long_words=False, break_on_hyphens=False)
 
     def paint(self, colour: str, text: str) -> str:
         return f"\x1b[{colour}m{text}\x1b[0m" if self.colour and colour else text

@@ -6,15 +6,22 @@ import argparse
 import json
 import os
 from pathlib import Path
+from typing import Final
 
 from relay.commands.arguments import Commands, add_command, add_json
 from relay.commands.output import EXIT_DONE, Column, Output
 from relay.config import shipped_transforms
 from relay.errors import ConfigError
 from relay.presets import Preset, load_preset, load_presets
-from relay.provider_pages import answer_shown, provider_pages
+from relay.provider_pages import answer_shown, provider_pages, signature_headers
 from relay.records import Json
 from relay.schemes.throwaway import make_pair
+
+#: What has to be said of a scheme that the preset does not know.
+GENERIC_LINES: Final = {
+    "hmac": ['header = "X-Signature"   # where the signature is; docs/providers.md has every key'],
+    "token": ['header = "X-Token"   # where the token is; or query = "token", or basic = true'],
+}
 
 
 def register(commands: Commands) -> None:
@@ -58,8 +65,10 @@ async def show_provider(args: argparse.Namespace, output: Output) -> int:
             ("secret", preset.secret_form),
             ("paste", preset.paste),
             *((f"scheme.{option.name}", option.about) for option in preset.options),
+            ("comes by", ", ".join(("POST", *preset.methods)) if preset.methods else None),
             ("expects", preset.expects or None),
             ("answered", answer_shown(preset.answer) or None),
+            ("headers", ", ".join(signature_headers(preset)) or None),
             ("delivery id", ", ".join(place.text for place in preset.scheme.delivery_id) or None),
             ("event type", ", ".join(place.text for place in preset.scheme.event_type) or None),
             ("handshakes", ", ".join(f"{each.name} ({each.method})" for each in preset.handshakes) or None),
@@ -68,7 +77,7 @@ async def show_provider(args: argparse.Namespace, output: Output) -> int:
         ]
     )
     for trap in preset.traps:
-        output.line(f"- {trap}")
+        output.item(trap)
     output.line()
     for line in snippet(preset):
         output.line(line)
@@ -80,11 +89,13 @@ async def make_key(args: argparse.Namespace, output: Output) -> int:
     preset = load_preset(args.name)
     pair = make_pair(preset.scheme)
     if pair is None:
-        raise ConfigError(f"{preset.name} signs with the secret itself: `relay send` needs no key pair", key="NAME")
+        raise ConfigError(no_pair(preset), key="NAME")
     file = Path(args.out or f"{preset.name}.key.pem")
     try:
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
             opened.write(pair.private)
+    except FileExistsError as error:
+        raise ConfigError("is there already: name another one, or delete it", file=file, key="--out") from error
     except OSError as error:
         raise ConfigError(f"cannot be made: {error.strerror}", file=file, key="--out") from error
     output.line(f"private key in {file}: relay send SOURCE --key {file}")
@@ -94,21 +105,41 @@ async def make_key(args: argparse.Namespace, output: Output) -> int:
     return EXIT_DONE
 
 
+def no_pair(preset: Preset) -> str:
+    """Why there is no pair to make, and what to do."""
+    if any(option.name == "certs" for option in preset.options):
+        return (
+            f"{preset.name} signs with the key of a certificate: make both (openssl req -x509 -newkey rsa:2048 -nodes),"
+            " put the certificate into [sources.NAME.scheme.certs] by the URL that the sample names, and use"
+            " relay send --key"
+        )
+    return f"{preset.name} signs with the secret itself: `relay send` needs no key pair"
+
+
 def snippet(preset: Preset) -> list[str]:
     """What to write into relay.toml."""
     variable = f"{preset.name.upper()}_WEBHOOK_SECRET"
     secrets = [] if preset.scheme.open or preset.secret_optional else [f'secrets = ["${{{variable}}}"]']
-    required = [option for option in preset.options if option.required]
-    scheme = ["", f"[sources.{preset.name}.scheme]"] if required else []
-    options = [f'{option.name} = "…"   # {option.about}' for option in required]
     return [
         f"[sources.{preset.name}]",
         f'provider = "{preset.name}"',
         *secrets,
         *transform_line(preset),
-        *scheme,
-        *options,
+        *scheme_lines(preset),
     ]
+
+
+def scheme_lines(preset: Preset) -> list[str]:
+    """[sources.NAME.scheme]: what has to stand there, and as comments what may."""
+    lines = GENERIC_LINES.get(preset.name, [])
+    for option in preset.options:
+        value = '{ "…" = "…" }' if option.is_table else json.dumps(option.choices[0]) if option.choices else '"…"'
+        others = f" (or {', '.join(option.choices[1:])})" if option.choices else ""
+        lines = [*lines, f"{'' if option.required else '# '}{option.name} = {value}   # {option.about}{others}"]
+    if not lines:
+        return []
+    mark = "# " if all(line.startswith("# ") for line in lines) else ""
+    return ["", f"{mark}[sources.{preset.name}.scheme]", *lines]
 
 
 def transform_line(preset: Preset) -> list[str]:
@@ -124,11 +155,14 @@ def provider_json(preset: Preset) -> Json:
         "docs_url": preset.docs_url,
         "secret_form": preset.secret_form,
         "paste": preset.paste,
+        "methods": ["POST", *preset.methods],
         "expects": preset.expects,
         "traps": list(preset.traps),
         "options": [
-            {"name": option.name, "about": option.about, "required": option.required} for option in preset.options
+            {"name": option.name, "about": option.about, "required": option.required, "choices": list(option.choices)}
+            for option in preset.options
         ],
+        "headers": signature_headers(preset),
         "delivery_id": [place.text for place in preset.scheme.delivery_id],
         "event_type": [place.text for place in preset.scheme.event_type],
         "handshakes": [each.name for each in preset.handshakes],

@@ -20,7 +20,7 @@ from relay.errors import REJECTIONS, ConfigError, StoreUnavailable
 from relay.judge import Judge
 from relay.keys import KeyResolver
 from relay.operator_client import RemoteRecords, RemoteRejected
-from relay.records import RECORDS_MAX, Json
+from relay.records import RECORDS_MAX, Json, body_text
 from relay.rejected import IDS_MAX, RejectedRequests
 from relay.sources import load_sources
 from relay.telemetry import Telemetry
@@ -135,17 +135,25 @@ async def listed(requests: AnyRejected, args: argparse.Namespace, limit: int) ->
 async def show_rejected(args: argparse.Namespace, output: Output) -> int:
     async with open_rejected(settings(args), output) as requests:
         found = await requests.one(args.id)
-        body = await requests.body(args.id) if args.body and found else None
+        body = await requests.body(args.id) if found and (args.body or args.json) else None
     if found is None:
         output.note(f"there is no rejected request {args.id}, or not any more")
         return EXIT_UNSUCCESSFUL
     if args.body:
         return write_body(found, body, args.body, output)
     if args.json:
-        output.document(found)
+        output.document(with_body(found, body))
     else:
         show(found, output)
     return EXIT_DONE
+
+
+def with_body(found: Json, body: bytes | None) -> Json:
+    """The record in a form that `relay verify` and `relay transform` read from a file."""
+    if body is None or found["request"] is None:
+        return found
+    text, encoding = body_text(body, body)
+    return {**found, "request": {**found["request"], "body": text, "body_encoding": encoding}}
 
 
 def write_body(found: Json, body: bytes | None, file: str, output: Output) -> int:

@@ -25,7 +25,7 @@ from relay.models import Request
 from relay.operator_client import HttpAnswer, base_url, exchange
 from relay.presets import Preset, Sample, preset_for, secret_problems
 from relay.records import Json
-from relay.schemes.throwaway import signing_text
+from relay.schemes.throwaway import make_pair, signing_text
 from relay.verify import sign
 
 ANSWER_CHARACTERS_MAX: Final = 2000
@@ -115,8 +115,9 @@ def addresses(config: Config, args: argparse.Namespace) -> tuple[str, str]:
     """Where to send, and the URL as the receiver will take it to be."""
     path = f"/in/{args.source}"
     to = full_to(args.to, path) if args.to else base_url(config.receiver.host, config.receiver.port) + path
-    known = to if args.to or not config.receiver.public_url else config.receiver.public_url + path
-    return to, args.signed_url or known
+    public = config.receiver.public_url
+    known = config.sources[args.source].url or (f"{public}{path}" if public else to)
+    return to, args.signed_url or (to if args.to else known)
 
 
 def full_to(url: str, path: str) -> str:
@@ -164,13 +165,26 @@ def signed(signing: Signing, request: Request, url: str, delivery_id: str) -> Re
     for problem in secret_problems(signing.preset, signing.secrets[:1]):
         raise ConfigError(problem, file=file, key=key)
     if not signing.secrets and signing.private is None:
-        raise ConfigError("the source has no secret to sign with", file=file, key=key)
+        raise ConfigError(f"the source has no secret to sign with{remedy(signing)}", file=file, key=key)
     secret, now_s = signing.private or signing.secrets[0], time.time()
     try:
         return sign(signing.preset.scheme, secret, request, url=url, now_s=now_s, delivery_id=delivery_id)
     except ValueError as error:
-        what = "--key" if signing.private else "secrets[0]"
-        raise ConfigError(f"{what} cannot sign: {error}", file=file, key=key) from error
+        if signing.private:
+            raise ConfigError(f"cannot sign: {error}", key="--key") from error
+        raise ConfigError(f"secrets[0] cannot sign: {error}{remedy(signing)}", file=file, key=key) from error
+
+
+def remedy(signing: Signing) -> str:
+    """What to do where the source alone does not say what to sign with."""
+    name = signing.preset.name
+    if make_pair(signing.preset.scheme) is not None:
+        return f": --key FILE names one, and `relay providers key {name}` makes a pair for trying it"
+    if any(option.name == "certs" for option in signing.preset.options):
+        return f": --key FILE names one, and `relay providers key {name}` says how to make it"
+    if signing.preset.keeps_secrets:
+        return f": {signing.preset.title} sends it when the webhook is made; to try the source, set secrets = [...]"
+    return ""
 
 
 def private_key(args: argparse.Namespace, preset: Preset, secrets: Sequence[str]) -> str | None:

@@ -18,7 +18,8 @@ from relay.config import Keys
 from relay.diagnosis import diagnose
 from relay.errors import ConfigError, Rejected
 from relay.keys import KeyResolver
-from relay.presets import Preset, preset_for, secret_problems
+from relay.masking import HIDDEN
+from relay.presets import GENERIC, Preset, preset_for, secret_problems
 from relay.saved import SignedRequest, read_saved
 from relay.schemes.encodings import read_time
 from relay.telemetry import Telemetry
@@ -29,8 +30,9 @@ TEXT: Final = """\
 Say whether a saved request is genuine, and why, step by step: what was signed, with what, and what differed.
 
 REQUEST is a file: a signed request as JSON ({"method", "url", "headers", "body", "now"}), what `relay deliveries show
-ID --json` prints, a case for `relay transform`, or the HTTP request as text (POST /in/x HTTP/1.1, headers, an empty
-line, body). The rules come from a source of the configuration (--source) or from --provider and --secret.
+ID --json` and `relay rejected show ID --json` print, a case for `relay transform`, or the HTTP request as text (POST
+/in/x HTTP/1.1, headers, an empty line, body). The rules come from a source of the configuration (--source) or from
+--provider and --secret.
 
 --vectors FILE judges a whole file of signed requests, prints each disagreement, and at the end "N of M as expected"."""
 
@@ -43,7 +45,7 @@ def register(commands: Commands) -> None:
     parser.add_argument("--secret", metavar="TEXT", action="append", default=[], help="a secret; several may be given")
     parser.add_argument("--secret-file", metavar="FILE", help="a secret as the whole text of a file")
     parser.add_argument(
-        "--option", metavar="NAME=VALUE", action="append", default=[], type=pair, help="one of the preset's options"
+        "--option", metavar="NAME=VALUE", action="append", default=[], type=pair, help="a key of the scheme"
     )
     parser.add_argument("--url", metavar="URL", help="the URL that the provider was given (the one in the request)")
     parser.add_argument("--at", metavar="TIME", type=moment, help="judge at this time: unix seconds, or ISO 8601")
@@ -52,11 +54,14 @@ def register(commands: Commands) -> None:
     add_json(parser)
 
 
-def pair(value: str) -> tuple[str, str]:
+def pair(value: str) -> tuple[str, str | float | bool]:
+    """A key of [sources.NAME.scheme] and its value: most are texts."""
     name, equals, text = value.partition("=")
     if not equals or not name:
         raise argparse.ArgumentTypeError(f"{value!r} must be NAME=VALUE")
-    return name, text
+    if name == "basic" and text in ("true", "false"):
+        return name, text == "true"
+    return (name, float(text)) if name == "tolerance_seconds" and text.isdigit() else (name, text)
 
 
 def moment(value: str) -> float:
@@ -75,7 +80,8 @@ async def run(args: argparse.Namespace, output: Output) -> int:
     preset, secrets, public_url = await rules(args)
     signed = saved_request(Path(args.request), args, public_url)
     answer, steps = await judged(preset, secrets, signed, args)
-    return report(preset, secrets, answer, steps, args, output)
+    hints = [*secret_problems(preset, secrets), *hidden_parts(signed)]
+    return report(preset, hints, answer, steps, args, output)
 
 
 def verify_vectors(args: argparse.Namespace, output: Output) -> int:
@@ -100,7 +106,7 @@ async def rules(args: argparse.Namespace) -> tuple[Preset, tuple[str, ...], str 
     if (args.source is None) == (args.provider is None):
         raise ConfigError("say which rules: --source NAME, or --provider NAME with --secret", key="--source")
     if args.provider is not None:
-        return preset_for(args.provider, dict(args.option), file=None, key="--provider"), extra, None
+        return preset_named(args), extra, None
     config = settings(args, secrets_needed=True)
     source = find_source(config, args.source)
     scheme = {**source.scheme, **dict(args.option)}
@@ -108,6 +114,15 @@ async def rules(args: argparse.Namespace) -> tuple[Preset, tuple[str, ...], str 
     base = config.receiver.public_url
     secrets = extra or await secrets_of(config, args.source, preset)
     return preset, secrets, source.url or (f"{base}/in/{args.source}" if base else None)
+
+
+def preset_named(args: argparse.Namespace) -> Preset:
+    """By --provider and --option. A ConfigError names those, not keys of a file that there is not."""
+    try:
+        return preset_for(args.provider, dict(args.option), file=None, key="")
+    except ConfigError as error:
+        option = (error.key or "").removeprefix(".scheme.")
+        raise ConfigError(error.message, key="--provider" if option == ".provider" else f"--option {option}") from None
 
 
 def read_secret(path: Path) -> str:
@@ -154,16 +169,29 @@ async def fetched(preset: Preset, secrets: tuple[str, ...], signed: SignedReques
         await keys.close()
 
 
+def hidden_parts(signed: SignedRequest) -> list[str]:
+    """What `relay rejected show --json` did not show: with that, the verdict is not the receiver's."""
+    names = [name.decode("utf-8", "replace") for name, value in signed.request.headers if HIDDEN.match(value)]
+    names += ["the query"] if "=(hidden," in signed.request.query else []
+    remedy = "`relay rejected verify` judges the request as it came"
+    return [f"hidden in the saved request: {', '.join(names)}; {remedy}"] if names else []
+
+
+def who_signed(preset: Preset) -> str:
+    if preset.scheme.open:
+        return "nothing is checked, and every request is taken"
+    return "the signature is right" if preset.name in GENERIC else f"{preset.title} signed this request"
+
+
 def report(
     preset: Preset,
-    secrets: tuple[str, ...],
+    hints: list[str],
     answer: Verified | Rejected,
     steps: list[Step],
     args: argparse.Namespace,
     output: Output,
 ) -> int:
     """The verdict first, then how it came about."""
-    hints = secret_problems(preset, secrets)
     genuine = isinstance(answer, Verified)
     if args.json:
         said = {"delivery_id": answer.key, "event_type": answer.event_type} if isinstance(answer, Verified) else {}
@@ -173,7 +201,7 @@ def report(
         return EXIT_DONE if genuine else EXIT_UNSUCCESSFUL
     print(output.paint("32" if genuine else "31", "genuine" if genuine else "not genuine"), end="", file=output.stdout)
     if isinstance(answer, Verified):
-        output.line(f": {preset.title} signed this request")
+        output.line(f": {who_signed(preset)}")
         known = [("delivery id", answer.key), ("event type", answer.event_type)]
     else:
         output.line(f": {answer.code}: {answer.detail or answer.message}")

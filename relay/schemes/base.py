@@ -142,6 +142,10 @@ class Scheme(ABC):
         """The hosts that `wanted` may name as the source is configured: `relay check` tries to reach them."""
         return ()
 
+    def options_wanting(self, secrets: Sequence[str]) -> tuple[str, ...]:
+        """The options without which nothing can be fetched, where these secrets do not do without."""
+        return ()
+
     @abstractmethod
     def sign(self, secret: str, request: Request, url: str, now_s: float, delivery_id: str) -> Request:
         """The request with what `judge` wants to see. Raises ValueError when the secret cannot be a key."""

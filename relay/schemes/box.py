@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hmac
 import re
+import struct
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
@@ -25,8 +26,8 @@ SECONDARY: Final = parse_place("header:box-signature-secondary")
 TIMESTAMP: Final = parse_place("header:box-delivery-timestamp")
 VERSION: Final = parse_place("header:box-signature-version")
 ALGORITHM: Final = parse_place("header:box-signature-algorithm")
-#: A character beyond ASCII, and a backslash before it, which would turn its escape into text.
-BEYOND_ASCII: Final = re.compile(r"(\\?)([^\x00-\x7e])")
+#: A backslash before a character beyond ASCII, which would turn its escape into text; and NUL, which no JSON holds.
+NOT_ESCAPED: Final = re.compile(rb"\\[\x7f-\xff]|\0")
 TEN_MINUTES: Final = Timestamp(TIMESTAMP, "iso", 600, 0)
 
 
@@ -86,17 +87,19 @@ def judge_form(reader: Reader) -> Rejected | None:
     return None
 
 
-def contents_of(body: bytes, time_text: bytes) -> list[bytes]:
+def contents_of(body: bytes, time_text: bytes) -> Iterator[bytes]:
     r"""The body as it came; and, as Box's libraries try too, with é written as \u00e9: the same JSON by any reading."""
-    contents = [body + time_text]
-    if not body.isascii():
-        with suppress(ValueError):  # no UTF-8, or a backslash that makes it other JSON
-            contents.append(utf8(BEYOND_ASCII.sub(escaped, body.decode())) + time_text)
-    return contents
+    yield body + time_text
+    if not body.isascii() and not NOT_ESCAPED.search(body):
+        with suppress(ValueError):  # no UTF-8
+            yield escaped(body) + time_text
 
 
-def escaped(match: re.Match[str]) -> str:
-    if match[1]:
-        raise ValueError("a backslash before a character that is no escape")
-    units = match[2].encode("utf-16-be")
-    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
+def escaped(body: bytes) -> bytes:
+    r"""Every character beyond ASCII as \uXXXX. Anybody can have this done to any body: no step is Python's own loop.
+
+    Raises ValueError when it is no UTF-8. Python writes \xXX up to U+00FF: what is written so already waits as NUL.
+    """
+    units = body.replace(b"\\x", b"\0").decode().encode("utf-16-le")  # a surrogate pair is two characters here
+    text = "".join(map(chr, struct.unpack(f"<{len(units) // 2}H", units))).encode("ascii", "backslashreplace")
+    return text.replace(b"\\x", b"\\u00").replace(b"\0", b"\\x").replace(b"\x7f", b"\\u007f")

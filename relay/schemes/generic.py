@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -32,7 +33,7 @@ def generic_hmac(table: Table) -> Scheme:
     common = generic_places(table)
     table.done()
     signed = {time_header: "{t}"} if time_header else {}
-    signed[header] = "{signature}" if pattern else prefix + "{signature}"
+    signed[header] = written(values, pattern) if pattern else prefix + "{signature}"
     return Mac(
         **common,
         algorithm=algorithm,
@@ -66,6 +67,18 @@ def generic_timestamp(table: Table, names: Mapping[str, str]) -> Timestamp | Non
     if tolerance is not None:
         raise table.error("needs timestamp_header or timestamp_pattern: where the time is", "tolerance_seconds")
     return None
+
+
+def written(values: Values, signature: re.Pattern[bytes]) -> str:
+    """A header in which the patterns find the time and the signature, where they say literally what stands before."""
+    marks = [(part, f"{{{name}}}") for name, part in values if isinstance(part, re.Pattern)]
+    return ",".join(literal_before(pattern) + mark for pattern, mark in [*marks, (signature, "{signature}")])
+
+
+def literal_before(pattern: re.Pattern[bytes]) -> str:
+    """`v1=` of `(?:^|,)\\s*v1=([0-9a-f]+)`."""
+    found = re.search(rb"(?<!\\)([\w=:;-]*)\((?!\?)", pattern.pattern)
+    return found[1].decode("latin-1") if found else ""
 
 
 def generic_content(table: Table, names: Mapping[str, str]) -> Template:

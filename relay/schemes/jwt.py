@@ -22,7 +22,7 @@ from relay.models import Request
 from relay.schemes.base import Part, Scheme, Wanted, fill, missing, refuse
 from relay.schemes.encodings import DECODE, ENCODE, Encoding
 from relay.schemes.key_sets import SetKey, holds_private, key_id, keys_by_id, looks_public, read_key_set
-from relay.schemes.places import Reader, Template, headers_of, utf8, with_header
+from relay.schemes.places import Place, Reader, Template, headers_of, utf8, with_header
 from relay.schemes.public_keys import UNREADABLE, read_private_key
 from relay.schemes.token_claims import ClaimRule, Times
 
@@ -206,6 +206,12 @@ class Jwt(Scheme):
 
     def key_hosts(self, secrets: Sequence[str]) -> tuple[str, ...]:
         return self.document.hosts(self.options) if self.document and not self.pinned(secrets) else ()
+
+    def options_wanting(self, secrets: Sequence[str]) -> tuple[str, ...]:
+        places = [place for _, text in (self.document.post if self.document else ()) for place in text.parts]
+        named = [place.text.partition(":") for place in places if isinstance(place, Place)]
+        wanting = [name for kind, _, name in named if kind == "option" and name not in self.options]
+        return () if self.pinned(secrets) else tuple(wanting)
 
     def key_problem(self, secret: str) -> str | None:
         if not secret:

@@ -22,6 +22,8 @@ MEMBERS: Final[dict[str, tuple[Callable[[dict[str, Any]], Any], tuple[str, ...]]
     "EC": (ECAlgorithm.from_jwk, ("kty", "crv", "x", "y")),
     "OKP": (OKPAlgorithm.from_jwk, ("kty", "crv", "x")),
 }
+#: The longest text of a shared secret of 32 bytes (in hex), and the longest that a raw Ed25519 key may be written in.
+RAW_CHARACTERS_MAX: Final = 64
 #: The private part of a JWK.
 PRIVATE_MEMBER: Final = re.compile(r'"d"\s*+:')
 
@@ -93,8 +95,12 @@ def read_jwk(jwk: Any) -> SetKey | None:
 
 
 def looks_public(secret: str) -> bool:
-    """Whether a secret can only be meant as public keys, so that it is never a shared secret."""
-    return "-----BEGIN" in secret or (secret.lstrip()[:1] in ("{", "[") and '"kty"' in secret)
+    """Whether a secret can only be meant as public keys, so that it is never a shared secret: anybody may know it.
+
+    Also a PEM without its lines BEGIN and END. A raw key of 32 bytes looks like any secret of that size.
+    """
+    written = "-----BEGIN" in secret or '"kty"' in secret
+    return written or (len(secret) > RAW_CHARACTERS_MAX and read_public_key(secret) is not None)
 
 
 def holds_private(secret: str) -> bool:

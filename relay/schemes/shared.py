@@ -18,6 +18,10 @@ from relay.schemes.encodings import DECODE, DIGEST_BYTES, ENCODE, Algorithm, Enc
 from relay.schemes.places import OWS, Place, Reader, utf8, with_header
 
 VERBATIM: Final = Key()
+#: Numbers and objects in a body that is read strictly: each costs a call before anybody vouches for it.
+VALUES_MAX: Final = 50_000
+#: The same for values of every kind; those inside texts count too, as nobody knows yet where these end.
+COMMAS_MAX: Final = 250_000
 
 
 class Number(str):
@@ -28,14 +32,23 @@ def strict_json(text: bytes) -> Any:
     """The JSON, numbers as `Number`; None when it is none, or when two parsers could read it differently.
 
     That is: a name twice in one object, NaN and Infinity, another encoding than UTF-8, too deep a nesting. A transform
-    must not see another amount than the one that was verified.
+    must not see another amount than the one that was verified. A body of very many values is not read.
     """
+    if text.count(b",") > COMMAS_MAX:
+        return None
+    places = iter(range(VALUES_MAX))
+
+    def counted(value: Any) -> Any:
+        if next(places, None) is None:
+            raise ValueError("too many numbers and objects")
+        return value
+
     try:
         return json.loads(
             text.decode(),
-            object_pairs_hook=_without_doubles,
-            parse_int=Number,
-            parse_float=Number,
+            object_pairs_hook=lambda pairs: counted(_without_doubles(pairs)),
+            parse_int=lambda text: counted(Number(text)),
+            parse_float=lambda text: counted(Number(text)),
             parse_constant=_no_json,
         )
     except (ValueError, RecursionError):

@@ -15,6 +15,7 @@ from typing import Final
 
 from relay.bodies import content_type
 from relay.errors import Rejected
+from relay.forms import is_json
 from relay.models import Request
 from relay.schemes.base import Scheme, missing, read_keys, refuse
 from relay.schemes.encodings import Algorithm, decode_hex
@@ -84,7 +85,9 @@ def algorithm_named(reader: Reader) -> Algorithm | None:
 
 
 def form_of(request: Request) -> Fields:
-    return fields(request.body) if content_type(request.headers) == "application/x-www-form-urlencoded" else []
+    """The fields; none when a transform would read the body as JSON."""
+    is_form = content_type(request.headers) == "application/x-www-form-urlencoded" and not is_json(request.body)
+    return fields(request.body) if is_form else []
 
 
 def flat(form: Fields) -> bytes:

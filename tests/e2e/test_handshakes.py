@@ -169,3 +169,15 @@ async def test_a_source_with_a_secret_of_its_own_believes_no_stranger(relay: Rel
     answers = await asyncio.gather(*(send(relay, "asana", bringing(f"stranger-{number}")) for number in range(20)))
     statuses = sorted(answer.status for answer in answers)
     assert statuses == ([403] * 20 if configured else [200, *[403] * 19])
+
+
+async def test_a_refused_method_learns_the_right_ones_before_its_body_is_sent(relay: RelayProcess) -> None:
+    write_config(relay.folder, NOWHERE, sources={"dropbox": {"provider": "dropbox", "secrets": ["key"]}})
+    await relay.start()
+    address = urlsplit(relay.receiver_url)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    writer.write(b"PUT /in/dropbox HTTP/1.1\r\nHost: r\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n")
+    head = await reader.readuntil(b"\r\n\r\n")
+    writer.close()
+    assert head.startswith(b"HTTP/1.1 405 ")
+    assert b"\r\nAllow: GET, POST\r\n" in head

@@ -84,6 +84,8 @@ async def test_looked_at_and_accepted_through_the_running_relay(
         await post(http, relay, body, f"d-{number}")
     found = (await command(relay.folder, "rejected", "list", "--source", "github", "--json")).json
     last, middle, first = (one["id"] for one in found)
+    logged = [line["id"] for line in relay.log_lines() if line["event"] == "delivery.rejected"]
+    assert logged == [first, middle, last]  # what to give to `relay rejected show`
     table = (await command(relay.folder, "rejected")).out
     assert table.splitlines()[0].split() == ["ID", "AGE", "SOURCE", "SIZE", "BODY", "CODE", "DETAIL"]
     await look(relay, first, last, bodies)
@@ -115,6 +117,10 @@ async def look(relay: RelayProcess, first: str, last: str, bodies: list[bytes]) 
     assert (await command(relay.folder, "rejected", "show", last, "--body")).out.encode() == bodies[2]
     done = await command(relay.folder, "rejected", "show", last, "--body", "body.json")
     assert (done.code, (relay.folder / "body.json").read_bytes()) == (0, bodies[2])
+    (relay.folder / "saved.json").write_text((await command(relay.folder, "rejected", "show", first, "--json")).out)
+    explained = await command(relay.folder, "verify", "saved.json", "--source", "github", "--json")
+    assert explained.json["genuine"] is (explained.code == 0)
+    assert any(bodies[0].decode()[:40] in step["found"] for step in explained.json["steps"])
     assert (await command(relay.folder, "rejected", "show", "nobody")).code == 1
     for wrong in (["verify"], ["accept", "--all", first], ["accept", first, "--source", "github"]):
         assert (await command(relay.folder, "rejected", *wrong)).code == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -168,3 +169,49 @@ async def test_a_secret_in_a_file_of_its_own(relay: RelayProcess, inngest: FakeI
         os.unlink(secret)
         assert "the file secret cannot be read" in (await made.answered())["reason"]
         assert await made.post(http, "two", "c") == 200
+
+
+async def test_an_emptied_file_takes_no_source_away(relay: RelayProcess, inngest: FakeInngest) -> None:
+    """A disk that was full when it was written, say. Where the environment has the event key, nothing else is wrong."""
+    relay.environ["INNGEST_EVENT_KEY"] = "key"
+    made = Configured(relay, inngest)
+    await made.start()
+    async with aiohttp.ClientSession() as http:
+        made.write("")
+        refused = await made.answered()
+        assert (refused["event"], "no source any more" in refused["reason"]) == ("config.refused", True)
+        assert await made.post(http, "one", "a") == 200
+
+
+async def test_what_changes_while_the_relay_starts_is_seen(relay: RelayProcess, inngest: FakeInngest) -> None:
+    made = Configured(relay, inngest)
+    slow = "const began = Date.now(); while (Date.now() - began < 100);\nfunction transform(evt) { return evt; }\n"
+    for number in range(10):
+        (relay.folder / f"slow{number}.js").write_text(f"// {number}\n{slow}")
+        made.sources[f"slow{number}"] = {**made.source("one"), "transform": f"slow{number}.js"}
+    starting = asyncio.create_task(made.start())
+    while not (relay.process and children(relay.process.pid)):
+        await asyncio.sleep(0.005)
+    assert not starting.done()
+    made.sources["github"]["secrets"] = ["two"]
+    made.write()
+    await starting
+    assert (await made.answered())["changed"] == "github"
+
+
+def children(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except FileNotFoundError:
+        return ""
+
+
+async def test_sighup_ends_no_relay_that_is_stopping(relay: RelayProcess, inngest: FakeInngest) -> None:
+    made = Configured(relay, inngest)
+    await made.start()
+    assert relay.process is not None
+    relay.process.send_signal(signal.SIGTERM)
+    while relay.process.poll() is None:
+        relay.process.send_signal(signal.SIGHUP)
+        await asyncio.sleep(0.001)
+    assert relay.process.returncode == 0

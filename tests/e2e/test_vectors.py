@@ -64,7 +64,7 @@ async def judge_all(relay: RelayProcess, mine: Iterable[tuple[str, Row]]) -> lis
     async def one(name: str, row: Row) -> str | None:
         async with places:
             status = await send(relay, name, row)
-        genuine, refused = 200 <= status < 300, status == (401 if row["method"] == "POST" else 405)
+        genuine, refused = 200 <= status < 300, status == (405 if row["method"] == "PUT" else 401)
         as_expected = genuine if row["expect"] == "valid" else refused
         return None if as_expected else f"{row['id']}: expected {row['expect']}, answered {status}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
@@ -72,6 +73,7 @@ OWNERS: dict[str, set[str]] = {
         "app",
     },
     "prometheus_client": {"telemetry"},
+    "uvloop": {"commands"},
     "pydantic": {"config", "config_errors", "config_sections"},
     "tomllib": {"config", "presets"},
     "cryptography": {"schemes.public_keys", "schemes.throwaway"},
@@ -94,6 +96,7 @@ MODULES = {name_of(file): file for file in sorted(RELAY.rglob("*.py"))}
 PYTHON_FILES = sorted(file for folder in (RELAY, ROOT / "tests") for file in folder.rglob("*.py"))
 
 
+@cache
 def tree_of(file: Path) -> ast.Module:
     return ast.parse(file.read_text("utf-8"), str(file))
 

@@ -33,6 +33,26 @@ def shown(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch, width: int) -> l
     return stream.getvalue().splitlines()
 
 
+def test_long_texts_go_on_in_their_column_and_other_programs_get_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "words and more words " * 10 + "https://docs.example.com/" + "x" * 60
+    monkeypatch.setenv("COLUMNS", "80")
+    terminal, pipe = Terminal(), io.StringIO()
+    for stream in (terminal, pipe):
+        output = Output({"NO_COLOR": "1"}, stdout=stream)
+        output.fields([("name", text)])
+        output.item(text)
+    lines = terminal.getvalue().splitlines()
+    assert all(line.startswith(("name  ", "      ", "- ", "  ")) for line in lines)
+    assert [line for line in lines if columns_of(line) > 80] == [line for line in lines if "https" in line]
+    assert pipe.getvalue() == f"name  {text}\n- {text}\n"
+
+
+def test_nothing_to_show_is_no_mistake() -> None:
+    stream = io.StringIO()
+    Output({}, stdout=stream).fields([("name", None)])
+    assert stream.getvalue() == ""
+
+
 @pytest.mark.parametrize("width", [50, 60, 80, 100, 200])
 def test_a_table_is_as_wide_as_the_terminal_and_the_id_stays_whole(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     lines = shown(Terminal(), monkeypatch, width)

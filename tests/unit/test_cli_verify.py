@@ -108,6 +108,29 @@ def test_every_form_in_which_a_request_is_saved(tmp_path: Path) -> None:
         assert (ran.code, "saved.json" in ran.err or "relay: " in ran.err) == (2, True), wrong
 
 
+def test_a_rejected_request_that_was_saved(tmp_path: Path) -> None:
+    """As `relay rejected show ID --json` prints it."""
+    headers = [*row()["headers"].items(), ("Authorization", "Bearer (hidden, 9 bytes)")]
+    request = {"method": "POST", "path": "/in/pay", "query": "", "headers": headers, "body": BODY}
+    record = {"id": "01K0", "received_ms": NOW * 1000, "url": URL, "body_kept": True, "code": "signature_mismatch"}
+    saved = save(tmp_path, {**record, "request": {**request, "body_encoding": "utf-8"}})
+    ran = verify(tmp_path, saved)
+    assert (ran.code, "hidden in the saved request: Authorization" in ran.out) == (0, True), ran.out + ran.err
+    cut = {**record, "request": {**request, "body_encoding": "utf-8", "body_truncated": True}}
+    for unusable, words in ((cut, "the beginning of the body"), ({**record, "body_kept": False}, "has no body")):
+        ran = verify(tmp_path, save(tmp_path, {"request": {}, **unusable}))
+        assert (ran.code, words in ran.err) == (2, True), ran.err
+
+
+def test_where_no_provider_signs(tmp_path: Path) -> None:
+    saved = save(tmp_path, row(headers={"X-Token": "abc"}))
+    ran = run(tmp_path, "verify", saved, "--provider", "none")
+    assert (ran.code, ran.out.splitlines()[0]) == (0, "genuine: nothing is checked, and every request is taken")
+    generic = ["verify", saved, "--provider", "token", "--secret", "abc"]
+    assert run(tmp_path, *generic, "--option", "header=X-Token").out.startswith("genuine: the signature is right")
+    assert "say where the token is" in run(tmp_path, *generic, "--option", "basic=false").err
+
+
 def test_by_a_source_of_the_configuration(tmp_path: Path) -> None:
     sources = {
         "pay": {"provider": "stripe", "secrets": ["whsec_first", SECRET]},
@@ -134,10 +157,14 @@ def test_by_a_source_of_the_configuration(tmp_path: Path) -> None:
         ((), "name a saved request"),
         (("missing.json", "--provider", "stripe"), "missing.json"),
         (("saved.json",), "say which rules"),
-        (("saved.json", "--provider", "strpie"), "did you mean 'stripe'"),
+        (
+            ("saved.json", "--provider", "strpie"),
+            "relay: --provider: there is no provider 'strpie', did you mean 'stripe'",
+        ),
         (("--vectors", "missing.json"), "missing.json"),
         (("saved.json", "--provider", "stripe", "--at", "soon"), "unix seconds"),
-        (("saved.json", "--provider", "stripe", "--option", "x=y"), "there is no key 'x'"),
+        (("saved.json", "--provider", "stripe", "--option", "x=y"), "relay: --option x: there is no key 'x'"),
+        (("saved.json", "--provider", "stripe", "--option", "tolerance_seconds=no"), "must be a number of seconds"),
         (("saved.json", "--provider", "stripe", "--secret-file", "missing"), "missing"),
     ],
 )
@@ -162,18 +189,20 @@ def test_a_file_of_vectors(tmp_path: Path) -> None:
         row(id="stranger", preset="nobody"),
         row(id="odd", headers=7),
         row(id="odd-too", now="soon"),
+        row(id="no-time", now=float("nan")),
+        row(id="no-table", preset="sns", extra={"certs": "a certificate"}),
         {"preset": "stripe", "expect": "valid"},
     ]
     ran = run(tmp_path, "verify", "--vectors", save(tmp_path, rows))
     assert ran.code == 1
     *lines, last = ran.out.splitlines()
-    assert last == "4 of 10 as expected"
-    names = ["wrongly-valid", "wrongly-invalid", "stranger", "odd", "odd-too", "row 9"]
+    assert last == "4 of 12 as expected"
+    names = ["wrongly-valid", "wrongly-invalid", "stranger", "odd", "odd-too", "no-time", "no-table", "row 11"]
     assert [line.partition(":")[0] for line in lines] == names
     assert lines[1].startswith("wrongly-invalid: expected valid, judged invalid (signature_mismatch")
     assert SECRET not in ran.out
     document = run(tmp_path, "verify", "--vectors", "saved.json", "--json").json
-    assert (document["as_expected"], len(document["disagreements"])) == (4, 6)
+    assert (document["as_expected"], len(document["disagreements"])) == (4, 8)
 
 
 def test_a_file_that_holds_no_vectors(tmp_path: Path) -> None:

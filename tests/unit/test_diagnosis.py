@@ -48,6 +48,7 @@ FORMS = [
         ["whsec_bare"],
         "without 'whsec_'",
     ),
+    ("stripe", "whole", request_to(URL, stripe(BODY, secret="whsec_bare", at=NOW), BODY), ["bare"], "with 'whsec_'"),
     ("svix", "the text as it is", svix(f"whsec_{SECRET_BASE64}".encode()), [f"whsec_{SECRET_BASE64}"], "as it is"),
     ("svix", "hex", svix(bytes.fromhex("ab" * 24)), ["ab" * 24], "hex"),
     (

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.errors import REJECTIONS, ConfigError, Rejected
-from relay.handshakes import HandshakeAnswer, answer_signed, answer_unsigned, methods_of, pairing_closed
+from relay.handshakes import BODY_BYTES_MAX, HandshakeAnswer, answer_signed, answer_unsigned, methods_of, pairing_closed
 from relay.models import Request
 from relay.presets import Preset, load_preset, load_presets, preset_for
 from relay.verify import Verified
@@ -171,6 +171,7 @@ def test_what_is_signed_and_no_handshake_is_a_delivery(name: str, body: bytes) -
         ("mandrill", FORM, b"mandrill_events=[{}]"),
         ("mandrill", {"Content-Type": "application/json"}, b"mandrill_events=[]"),
         ("woocommerce", {"Content-Type": "application/json"}, b"webhook_id=1"),
+        ("monday", {}, b'{"challenge":"x","long":"' + b"x" * BODY_BYTES_MAX + b'"}'),
     ],
 )
 def test_what_is_not_signed_and_no_handshake_is_left_to_verification(

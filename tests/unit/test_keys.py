@@ -15,7 +15,7 @@ from aiohttp import web
 
 from relay import config
 from relay.errors import ConfigError
-from relay.keys import BURST, DOCUMENT_BYTES_MAX, PAUSE_SECONDS, KeyResolver
+from relay.keys import BURST, DOCUMENT_BYTES_MAX, HOSTS_MAX, PAUSE_SECONDS, WAITING_MAX, KeyResolver
 from relay.telemetry import Telemetry
 from relay.verify import Wanted
 from tests.support.key_server import KeyServer, key_server
@@ -193,6 +193,48 @@ async def test_a_flood_of_names_is_limited_by_host(tmp_path: Path) -> None:
             server.says(f"/{number}", "x")
         found = await fetch(keys, *(asked(f"/{number}") for number in range(BURST + 20)))
         assert BURST <= len(found) <= BURST + 5  # the bucket fills while they are fetched
+
+
+async def test_a_flood_of_names_does_not_keep_a_known_document_from_being_renewed(tmp_path: Path) -> None:
+    clock = Clock()
+    async with key_server(tmp_path, HOST) as server, resolver(server, clock, cache_hours=1.0) as keys:
+        server.says("/jwks", "old")
+        await fetch(keys, asked())
+        await fetch(keys, *(asked(f"/{number}") for number in range(BURST + 20)))
+        assert not keys.budget_of(HOST).take()
+        server.says("/jwks", "new")
+        clock.now += 3601
+        assert await fetch(keys, asked()) == {asked().name: b"new"}
+
+
+async def test_a_flood_of_hosts_is_forgotten(tmp_path: Path) -> None:
+    async with key_server(tmp_path, HOST) as server, resolver(server) as keys:
+        server.says("/jwks", "the keys")
+        flood = [asked(host=f"{number}.example.com") for number in range(HOSTS_MAX + 50)]
+        assert await fetch(keys, *flood) == {}
+        assert len(keys.budgets) == HOSTS_MAX
+        for budget in keys.budgets.values():
+            budget.at -= BURST
+        assert await fetch(keys, asked()) == {asked().name: b"the keys"}
+        assert list(keys.budgets) == [HOST]
+
+
+async def test_a_server_that_hangs_holds_so_many_and_the_rest_is_told_at_once(tmp_path: Path) -> None:
+    async with key_server(tmp_path, HOST) as server, resolver(server) as keys:
+        going_on = asyncio.Event()
+
+        async def answer(_: web.Request) -> web.Response:
+            await going_on.wait()
+            return web.Response(text="the keys")
+
+        server.answers["/jwks"] = answer
+        waiting = [asyncio.create_task(fetch(keys, asked())) for _ in range(WAITING_MAX)]
+        await asyncio.sleep(0)
+        assert await fetch(keys, asked()) == {}
+        going_on.set()
+        assert await asyncio.gather(*waiting) == [{asked().name: b"the keys"}] * WAITING_MAX
+        assert await fetch(keys, asked()) == {asked().name: b"the keys"}
+        assert len(server.asked) == 1
 
 
 async def test_confirming_and_probing(tmp_path: Path) -> None:

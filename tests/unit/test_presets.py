@@ -114,6 +114,7 @@ MISTAKES = [
     ),
     ("stripe", 'delivery_id = "json:id"', "delivery_id = 7", "scheme.delivery_id", "a string or a list"),
     ("stripe", 'title = "Stripe"', 'titel = "Stripe"', "title", "is required"),
+    ("twilio", 'methods = ["GET"]', 'methods = ["HEAD"]', "methods", "some of GET, PUT"),
     ("stripe", 'title = "Stripe"', 'title = "Stripe"\ncolour = "blue"', "colour", "there is no key 'colour'"),
     ("stripe", "[[samples]]", "[[sample]]", "sample", "did you mean 'samples'?"),
     ("stripe", "'^(sk|rk|pk)_(test|live)_'", "'('", "secret_mistakes", "is not a regular expression"),

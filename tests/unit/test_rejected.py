@@ -6,18 +6,22 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from relay.errors import Rejected
+from relay.judge import DIAGNOSES_PER_SECOND
 from relay.models import DeliveryState
 from relay.rejected import REFUSALS
 from tests.support import signing
 from tests.support.desk import HOST, Desk, open_desk
 from tests.support.pen import logged, names, rejected
 from tests.support.relay_process import GITHUB_SECRET, STRIPE_SECRET
+from tests.support.requests import VECTORS, request_to
 from tests.support.store import START_MS
 
 SOURCES: dict[str, dict[str, Any]] = {
@@ -222,3 +226,40 @@ async def test_secrets_that_came_in_a_handshake_count(tmp_path: Path) -> None:
         name = await desk.refuse("asana", {"X-Hook-Signature": signature}, body)
         await desk.store.keep_secret("asana", "asanas own secret of some length", now_ms=START_MS)
         assert (await desk.requests.verify([name]))[0]["genuine"]
+
+
+async def test_a_cause_that_is_costly_to_find_leaves_less_for_others(desk: Desk) -> None:
+    """Or a few forgeries a second, of the kind that takes longest, would keep the relay busy."""
+    await desk.refuse("github", signing.github(BODY, "d-1", secret="a forger's"), BODY)
+    assert desk.judge.diagnoses_of["github"].left > DIAGNOSES_PER_SECOND - 2
+    form = b"&".join(b"%04d=1" % number for number in range(9000))
+    signature = base64.b64encode(b"x" * 20).decode()
+    headers = {"Content-Type": "application/x-www-form-urlencoded", "X-Twilio-Signature": signature}
+    await desk.refuse("twilio", headers, form)
+    assert desk.judge.diagnoses_of["twilio"].left < DIAGNOSES_PER_SECOND - 3
+
+
+async def test_a_flood_at_one_source_leaves_causes_for_the_others(desk: Desk) -> None:
+    for number in range(int(DIAGNOSES_PER_SECOND) * 4):
+        await desk.refuse("github", signing.github(BODY, f"d-{number}", secret="a forger's"), BODY)
+    assert desk.judge.diagnoses_of["github"].left < 1
+    name = await desk.refuse("stripe", signing.stripe(BODY + b"\n"), BODY)
+    found = await desk.pen.get(name)
+    assert found is not None
+    assert found.code == "body_altered"
+
+
+async def test_no_key_is_fetched_for_what_is_refused_anyway(tmp_path: Path) -> None:
+    """Or strangers would have the relay ask Amazon for whatever certificates they think of."""
+    row = json.loads((VECTORS / "sns.json").read_text("utf-8"))[0]
+    body = row["body"].encode()
+    topics = {"ours": row["secret"], "others": "arn:aws:sns:us-east-1:123456789012:other"}
+    sources = {name: {"provider": "sns", "secrets": [topic]} for name, topic in topics.items()}
+    nowhere = {"proxy": "http://127.0.0.1:9"}
+    async with open_desk(tmp_path, sources, keys=nowhere) as desk:
+        await desk.refuse("others", {}, body)
+        assert b'relay_key_fetches_total{outcome="unreachable"}' not in desk.telemetry.exposition()
+        answer = await desk.judge.judge(desk.sources["ours"], request_to(f"{HOST}/in/ours", {}, body), "")
+        assert isinstance(answer, Rejected)
+        assert (answer.code, answer.status) == ("key_unreachable", 503)
+        assert b'relay_key_fetches_total{outcome="unreachable"} 1.0' in desk.telemetry.exposition()

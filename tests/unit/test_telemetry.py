@@ -30,3 +30,15 @@ def test_plain_text_is_shown_as_it_is() -> None:
     stream = io.StringIO()
     Telemetry(stream, as_json=False).log("delivery.accepted", source="gïthub", id="01M")
     assert stream.getvalue().endswith(" delivery.accepted source=gïthub id=01M\n")
+
+
+def test_a_line_is_written_at_once_so_that_no_other_threads_line_gets_into_it() -> None:
+    class Stream(io.StringIO):
+        def write(self, text: str) -> int:
+            written.append(text)
+            return len(text)
+
+    written: list[str] = []
+    Telemetry(Stream()).log("store.lost", reason="x")
+    assert [text.count("\n") for text in written] == [1]
+    assert written[0].endswith("\n")

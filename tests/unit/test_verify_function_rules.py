@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import time
 from base64 import b64encode
 from collections.abc import Mapping
 from typing import Any
@@ -66,6 +67,15 @@ class TestAdyen:
     def test_an_amount_is_what_was_signed_as_it_is_written(self, value: str) -> None:
         body = self.batch(self.item())
         assert self.answer(body.replace("1130", value)) == "signature_mismatch"
+
+    @pytest.mark.parametrize(
+        ("values", "outcome"),
+        [("1," * 40_000, "verified"), ("1," * 60_000, "signature_missing"), ('"",' * 300_000, "signature_missing")],
+    )
+    def test_a_body_of_very_many_values_is_not_taken_apart(self, values: str, outcome: str) -> None:
+        """Anybody may send 5 MB of them, and other sources' webhooks wait meanwhile."""
+        body = self.batch(self.item())
+        assert self.answer(f'{{"x": [{values}0], {body[1:]}') == outcome
 
     def test_an_absent_reference_may_be_null(self) -> None:
         assert self.answer([self.item(originalReference=None)]) == "verified"
@@ -236,6 +246,19 @@ class TestBox:
         assert json.loads(body) == json.loads(signed)
         assert self.answer(body, signed=signed, primary="first") == "verified"
         assert self.answer(signed, signed=body, primary="first") == "signature_mismatch"
+
+    @pytest.mark.parametrize("text", ["ÿ", "\x80", "Ā", "é\\\\xé", "é\x7f", "🚀🚀", "\uffff"])
+    def test_every_character_beyond_ascii_is_escaped_as_box_does_it(self, text: str) -> None:
+        escaped = json.dumps(text).replace("\x7f", "\\u007f").replace("\\\\", "\\")
+        assert self.answer(f'{{"name":"{text}"}}', signed=f'{{"name":{escaped}}}', primary="first") == "verified"
+
+    def test_escaping_a_long_body_costs_little(self) -> None:
+        """Anybody can ask for it, and a loop over the characters would keep every other request waiting."""
+        for text in ("é", "ié", "🚀", "ÿ\\\\x"):
+            body = text * (1024 * 1024 // len(text.encode()))
+            started = time.process_time()
+            assert self.answer(body, signed="other", primary="first") == "signature_mismatch"
+            assert time.process_time() - started < 0.3
 
     def test_an_escape_that_would_mean_something_else(self) -> None:
         """The signed JSON holds a backslash and five characters, the body would be read with an ë."""

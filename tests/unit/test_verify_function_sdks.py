@@ -13,17 +13,19 @@ from relay.models import Request
 from relay.presets import load_preset, preset_for
 from relay.schemes.braintree import challenge_answer
 from relay.verify import sign
+from tests.support.oracles import oracle
 from tests.support.requests import NOW, URL, code, judge, request_to
-
-adyen = pytest.importorskip("Adyen.util")
-braintree = pytest.importorskip("braintree")
-hook0 = pytest.importorskip("hook0")
 
 ADYEN_KEY = "44782DEF547AAA06C910C43932B1EB0C71FC68D9D0C057550C48EC2ACF6BA056"
 TEXTS = ["", "plain", "A:B\\C/d", "é ☃ 🚀", '"quoted"', "\\u0041"]
-GATEWAY = braintree.BraintreeGateway(
-    braintree.Configuration(braintree.Environment.Sandbox, merchant_id="m", public_key="pub", private_key="priv")
-)
+
+
+def gateway() -> Any:
+    braintree = oracle("braintree")
+    sandbox = braintree.Environment.Sandbox
+    return braintree.BraintreeGateway(
+        braintree.Configuration(sandbox, merchant_id="m", public_key="pub", private_key="priv")
+    )
 
 
 def answer(preset: str, secret: str, request: Request, **options: Any) -> str:
@@ -33,6 +35,7 @@ def answer(preset: str, secret: str, request: Request, **options: Any) -> str:
 @pytest.mark.parametrize("ascii_only", [True, False])
 @pytest.mark.parametrize("text", TEXTS)
 def test_adyen(text: str, ascii_only: bool) -> None:
+    adyen = oracle("Adyen.util")
     item: dict[str, Any] = {
         "pspReference": text,
         "originalReference": text,
@@ -69,6 +72,7 @@ def test_hook0(names: list[str]) -> None:
 
 
 def hook0_says(headers: dict[str, str], body: bytes, now: float) -> str:
+    hook0 = oracle("hook0")
     moment = datetime.fromtimestamp(now, UTC)
     signature = headers["x-hook0-signature"]
     try:
@@ -82,7 +86,7 @@ def hook0_says(headers: dict[str, str], body: bytes, now: float) -> str:
     "kind", ["check", "dispute_opened", "subscription_charged_successfully", "local_payment_completed"]
 )
 def test_braintree(kind: str) -> None:
-    form = GATEWAY.webhook_testing.sample_notification(kind, "my_id")
+    form = gateway().webhook_testing.sample_notification(kind, "my_id")
     request = request_to(URL, {"Content-Type": "application/x-www-form-urlencoded"}, urlencode(form).encode())
     assert answer("braintree", "priv", request) == "verified"
     assert answer("braintree", "priv", request, public_key="pub") == "verified"
@@ -96,10 +100,10 @@ def test_braintree_reads_what_we_sign() -> None:
         request = sample.request("/in/demo", now_s=NOW, delivery_id="id")
         signed = sign(preset.scheme, "priv", request, url=URL, now_s=NOW, delivery_id="id")
         form = parse_qs(signed.body.decode())
-        read = GATEWAY.webhook_notification.parse(form["bt_signature"][0], form["bt_payload"][0])
+        read = gateway().webhook_notification.parse(form["bt_signature"][0], form["bt_payload"][0])
         assert read.kind == sample.event
 
 
 def test_braintree_challenge() -> None:
     challenge = "20f9f8ed05f77439fe955c977e4c8a53"
-    assert challenge_answer("priv", "pub", challenge) == GATEWAY.webhook_notification.verify(challenge)
+    assert challenge_answer("priv", "pub", challenge) == gateway().webhook_notification.verify(challenge)

@@ -101,6 +101,17 @@ class TestSignedTime:
         assert code(judge(acme, ["s"], sent("X-S", f"t={NOW},v1=00,v1={good}"))) == "verified"
         assert code(judge(acme, ["s"], sent("X-S", f"v1={good}"))) == "signature_missing"
 
+    @pytest.mark.parametrize(
+        ("pattern", "written"),
+        [("v1=([0-9a-f]+)", "t=1760000000,v1="), (r"(?:^|,)\s*sig:([0-9a-f]+)", "t=1760000000,sig:")],
+    )
+    def test_we_write_what_the_patterns_find(self, pattern: str, written: str) -> None:
+        keys = {"header": "x-s", "pattern": pattern, "timestamp_pattern": "t=([0-9]+)", "content": "{t}.{body}"}
+        acme = scheme("hmac", **keys)
+        request = sign(acme, "s", request_to(URL, {}, BODY), url=URL, now_s=1_760_000_000, delivery_id="d")
+        assert (request.header("x-s") or "").startswith(written)
+        assert code(judge(acme, ["s"], request, now=1_760_000_000)) == "verified"
+
     def test_other_things_signed(self) -> None:
         acme = scheme("hmac", header="x-s", content="{method}|{url}|{path}|{header:x-id}|{query:q}|{json:type}|{body}")
         content = b"POST|" + URL.encode() + b"?q=a+b|/in/demo|7|a b|thing.made|" + BODY

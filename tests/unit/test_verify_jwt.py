@@ -155,7 +155,15 @@ class TestAlgorithmConfusion:
         for token in (hs256(self.claims), rs256(self.claims, rsa_key()), es256(self.claims, ec_key())):
             assert self.fusionauth(token, *keys) == "verified"
 
-    @pytest.mark.parametrize("public", [public_pem(rsa_key()), jwks(jwk(rsa_key())), json.dumps(jwk(rsa_key()))])
+    @pytest.mark.parametrize(
+        "public",
+        [
+            *(public_pem(rsa_key()), jwks(jwk(rsa_key())), json.dumps(jwk(rsa_key()))),
+            *("".join(public_pem(key).strip().splitlines()[1:-1]) for key in (rsa_key(), ec_key())),
+            "\ufeff" + jwks(jwk(rsa_key())),
+        ],
+        ids=["pem", "jwks", "jwk", "rsa without begin and end", "ec without begin and end", "jwks with a BOM"],
+    )
     def test_a_public_key_is_no_shared_secret(self, public: str) -> None:
         variants = [public, public.strip(), public + "\n"]
         for text in variants:

@@ -60,7 +60,7 @@ def test_no_body_can_be_shortened_or_lengthened(vector: Vector) -> None:
 def test_the_schemes_that_sign_no_body_are_known() -> None:
     """Tokens, and the few that sign some fields: an operator must know that these vouch for less."""
     signed = {vector.preset for vector in SIGNS_THE_BODY}
-    fields_only = {"mailgun", "mailgun_form", "mandrill", "twilio", "adyen", "sns", "braintree"}
+    fields_only = {"mailgun", "mailgun_form", "mandrill", "twilio", "adyen", "sns", "braintree", "dropbox_sign"}
     tokens = {"google_pubsub_push", "monday", "msgraph_clientstate"} | {
         vector.preset for vector in VALID if type(PRESETS[vector.preset].scheme).__name__ == "Token"
     }

@@ -162,6 +162,13 @@ class TestTwilio:
         assert self.judged(with_port, url) == "verified"
         assert self.judged(with_port, url + "x") == "signature_mismatch"
 
+    def test_a_form_that_a_transform_would_read_as_json_is_none(self) -> None:
+        body, url = '{"Body":"forged"}', "https://example.com/t"
+        signature = self.validator.compute_signature(url, Params([(body, "")]))
+        sent = {"Content-Type": FORM_TYPE, "X-Twilio-Signature": signature}
+        answer = judge(PRESETS["twilio"].scheme, ["12345"], request_to(url, sent, body.encode()), url)
+        assert code(answer) == "signature_mismatch"
+
     def test_the_schemes_own_port(self) -> None:
         assert self.judged("https://example.com/t", "https://example.com:443/t") == "verified"
         assert self.judged("http://example.com/t", "http://example.com:80/t") == "verified"
