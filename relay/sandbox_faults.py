@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from relay.errors import TransformError
-from relay.sandbox_child import FACTORY_PREFIX
+from relay.sandbox_context import FACTORY_PREFIX
 
 FRAMES_MAX: Final = 20
 #: `    at name (<input>:LINE:COLUMN)`, or without a name; native frames say `(native)`.
@@ -25,10 +25,14 @@ WRAPPER_FRAMES: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A transform: `file` is what error messages call it."""
+    """A transform: `file` is what error messages call it, `source` whose it is: nothing is shared between sources."""
 
     file: str
     text: str
+    source: str = ""
+
+    def __hash__(self) -> int:
+        return hash(self.text)  # which the text itself remembers
 
 
 class Fault(msgspec.Struct):

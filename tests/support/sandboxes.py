@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from relay.config import Sandbox
 from relay.errors import TransformError
@@ -17,7 +18,7 @@ RECEIVED_MS = 1_760_000_000_000
 
 
 @asynccontextmanager
-async def sandbox(processes: int = 1, deadline_ms: int = 250, **settings: int) -> AsyncIterator[SandboxPool]:
+async def sandbox(processes: int = 1, deadline_ms: int = 250, **settings: Any) -> AsyncIterator[SandboxPool]:
     pool = SandboxPool(Sandbox(processes=processes, deadline_ms=deadline_ms, **settings), Telemetry())
     await pool.start()
     try:

@@ -1,0 +1,123 @@
+"""Who is served when: several calls of one script at once, and room for everybody else."""
+
+from __future__ import annotations
+
+import asyncio
+
+from relay.errors import TransformError
+from relay.sandbox import CALLS_BEFORE, TURN_CALLS_MAX, SandboxPool
+from relay.sandbox_channel import PLACES_MAX
+from tests.support.sandboxes import call, outcome, sandbox, script
+
+ECHO = "const transform = (evt) => evt"
+SPIN = "const transform = (evt) => { const end = Date.now() + 60; while (Date.now() < end); return evt }"
+
+
+async def flood(pool: SandboxPool, text: str, count: int) -> int:
+    """So many calls at once; the most that were in one child together."""
+    runs = [asyncio.create_task(outcome(pool, text)) for _ in range(count)]
+    most = 0
+    while not all(run.done() for run in runs):
+        most = max(most, *pool._given.values(), 0)
+        await asyncio.sleep(0)
+    assert {run.result() for run in runs} == {'{"x":1}'}
+    return most
+
+
+async def test_a_quick_script_has_several_calls_in_a_child() -> None:
+    async with sandbox() as pool:
+        assert await flood(pool, ECHO, 2) == 1  # nothing is known of it yet
+        for _ in range(CALLS_BEFORE + 4):
+            await outcome(pool, ECHO)
+        assert 1 < await flood(pool, ECHO, 200) <= TURN_CALLS_MAX
+        assert not pool._given
+        assert not pool._active
+
+
+async def test_a_slow_script_has_one_call_in_a_child() -> None:
+    async with sandbox() as pool:
+        for _ in range(CALLS_BEFORE):
+            await outcome(pool, SPIN)
+        assert await flood(pool, SPIN, 4) == 1
+
+
+async def test_one_shot_contexts_are_asked_one_by_one() -> None:
+    async with sandbox(isolation="one-shot") as pool:
+        for _ in range(CALLS_BEFORE + 4):
+            await outcome(pool, ECHO)
+        assert await flood(pool, ECHO, 50) == 1
+
+
+async def test_a_slow_source_is_not_in_the_way_of_a_quick_one() -> None:
+    """The quick one finds a child at once, whatever the slow one has just begun."""
+    async with sandbox(processes=2, deadline_ms=1000) as pool:
+        for text in (ECHO, SPIN):
+            await outcome(pool, text)
+        slow = [asyncio.create_task(outcome(pool, SPIN)) for _ in range(60)]
+        at_once = 0
+        for _ in range(30):
+            await asyncio.sleep(0.005)
+            quick = asyncio.create_task(outcome(pool, ECHO))
+            await asyncio.sleep(0)
+            at_once += script(ECHO) in pool._active.values()
+            assert await quick == '{"x":1}'
+        assert sum(run.done() for run in slow) < 60  # they were there all the time
+        for run in slow:
+            run.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
+    assert at_once >= 28
+
+
+async def test_turns_go_round_between_busy_scripts() -> None:
+    """Of three scripts with long queues, none is more than a few turns ahead of another."""
+    async with sandbox() as pool:
+        order: list[str] = []
+
+        async def run(name: str) -> None:
+            await pool.run(script(ECHO, name), call())
+            order.append(name)
+
+        names = ("a.js", "b.js", "c.js")
+        for _ in range(2):  # in the first round every child makes its contexts, which takes as long as fifty calls
+            order.clear()
+            await asyncio.gather(*(run(name) for name in names for _ in range(150)))
+            for name in names * 3:
+                await run(name)
+    for end in range(0, 300, 10):
+        done = [order[:end].count(name) for name in names]
+        assert max(done) - min(done) <= 4 * TURN_CALLS_MAX, done
+
+
+async def test_a_child_knows_more_scripts_than_it_has_places_for() -> None:
+    async with sandbox() as pool:
+        for turn in range(3):
+            for number in range(PLACES_MAX + 5):
+                mine = script(f"const transform = (e) => [e.x, {number}]", f"{number}.js")
+                assert await pool.run(mine, call(f'{{"x":{turn}}}')) == f"[{turn},{number}]"
+
+
+async def test_a_call_that_hangs_in_a_used_context_only_is_made_again_in_a_fresh_one() -> None:
+    """What the call leaves behind is tried where a next call would meet it; this cannot be interrupted."""
+    text = """function transform(evt) {
+      Promise.resolve().then(() => { for (;;) new Promise(() => { for (;;) {} }) });
+      return evt;
+    }"""
+    async with sandbox(deadline_ms=50) as pool:
+        for _ in range(CALLS_BEFORE + 4):
+            assert await outcome(pool, text) == '{"x":1}'
+        assert pool._standing(script(text)).answered < 0  # and no used context again
+
+
+async def test_calls_behind_one_that_ends_the_child_are_answered_all_the_same() -> None:
+    """The third of them hangs; the others are not blamed for it."""
+    text = "function transform(e) { if (e.x === 2) for (;;) new Promise(() => { for (;;) {} }); return e }"
+    async with sandbox(processes=1, deadline_ms=50) as pool:
+        for _ in range(CALLS_BEFORE + 4):
+            await outcome(pool, text)
+        runs = [pool.run(script(text), call(f'{{"x":{number}}}')) for number in range(8)]
+        results = await asyncio.gather(*runs)
+    assert isinstance(results[2], TransformError)
+    assert results[2].code == "script_timed_out"
+    assert [result for number, result in enumerate(results) if number != 2] == [
+        f'{{"x":{number}}}' for number in range(8) if number != 2
+    ]
