@@ -1,0 +1,1 @@
+"""Benchmarks, run by `make bench`; nothing here is a test. Read `__main__.py` first."""

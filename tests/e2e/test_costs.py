@@ -1,0 +1,186 @@
+"""What one webhook costs in things that can be counted: the same on a slow machine as on a fast one.
+
+The bounds leave room over what was counted when they were set, and none for a step that is done once more for every
+webhook. Times are measured by `make bench`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.support import signing
+from tests.support.fake_inngest import FakeInngest
+from tests.support.relay_process import RelayProcess, write_config
+
+WEBHOOKS = 1000
+CONNECTIONS = 64
+BODY_BYTES = 2048
+ROOT = Path(__file__).parents[2]
+
+#: Up to the 200, per 1,000 webhooks over 64 connections. A transaction of its own for each would be 1,000.
+TRANSACTIONS_MAX = 300
+#: One for each transaction, and three for each checkpoint, of which there is one every 4 MB.
+FSYNCS_MAX = TRANSACTIONS_MAX + 30
+#: Up to the 200, per webhook, of all threads: receiving, logging, answering, and a share of a transaction.
+SYSCALLS_MAX = 8.0
+#: Through to Inngest, per webhook with one event: inserted, updated or deleted, with the dedupe window's row.
+ROWS_MAX = 7.5
+#: On disk when all is delivered, per webhook of 2 KB: the body, the event made of it, and what is kept of both.
+DISK_BYTES_MAX = 6.5 * 1024
+
+
+@contextmanager
+def bench_relay(folder: Path, option: str) -> Iterator[RelayProcess]:
+    program = (sys.executable, "-m", "tests.bench.serve", option)
+    process = RelayProcess(folder, {"PYTHONPATH": str(ROOT)}, program)
+    try:
+        yield process
+    finally:
+        process.end()
+
+
+@pytest.fixture
+def resting(tmp_path: Path) -> Iterator[RelayProcess]:
+    """A relay that takes webhooks and does no more with them."""
+    with bench_relay(tmp_path, "--ack-only") as process:
+        yield process
+
+
+async def send(http: aiohttp.ClientSession, url: str, count: int = WEBHOOKS) -> None:
+    """So many different webhooks, CONNECTIONS at a time."""
+    numbers = iter(range(count))
+
+    async def keep_sending() -> None:
+        for number in numbers:
+            name = f"evt_{number:06d}"
+            body = signing.json_body(name, pad="x" * (BODY_BYTES - 60))
+            async with http.post(f"{url}/in/github", data=body, headers=signing.github(body, name)) as answer:
+                assert answer.status == 200, await answer.text()
+
+    await asyncio.gather(*(keep_sending() for _ in range(CONNECTIONS)))
+
+
+def transactions(database: Path) -> int:
+    """How many were written since the file was opened: SQLite counts them in the header of its WAL index."""
+    with Path(f"{database}-shm").open("rb") as index:
+        version, _, count = struct.unpack("=III", index.read(12))
+    assert version == 3007000, "the WAL index has another form now"
+    return int(count)
+
+
+async def test_transactions_up_to_the_ack(
+    resting: RelayProcess, http: aiohttp.ClientSession, inngest: FakeInngest
+) -> None:
+    write_config(resting.folder, inngest.url)
+    await resting.start()
+    database = resting.folder / "data" / "relay.db"
+    before = transactions(database)
+    await send(http, resting.receiver_url)
+    count = transactions(database) - before
+    assert WEBHOOKS / CONNECTIONS <= count <= TRANSACTIONS_MAX
+    assert await resting.stop() == 0
+
+
+@contextmanager
+def counted_syscalls(pid: int, report: Path) -> Iterator[Counter[str]]:
+    """What the process and its threads call, by name; complete when the block is left. Skips without strace."""
+    program = shutil.which("strace")
+    if program is None:
+        give_up("strace is not installed")
+    command = [str(program), "-f", "-c", "-o", str(report), "-p", str(pid)]
+    found: Counter[str] = Counter()
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as tracer:
+        assert tracer.stderr is not None
+        first = tracer.stderr.readline().decode()
+        if "attached" not in first:
+            give_up(f"strace cannot attach here: {first.strip()}")
+        yield found
+        tracer.send_signal(signal.SIGINT)
+        tracer.communicate(timeout=30)
+    for line in report.read_text().splitlines():
+        words = line.split()
+        if len(words) >= 5 and words[3].isdigit() and words[-1] != "total":
+            found[words[-1]] = int(words[3])
+
+
+def give_up(reason: str) -> None:
+    if os.environ.get("CI") == "true" and os.geteuid() == 0:
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+async def test_syscalls_and_fsyncs_up_to_the_ack(
+    resting: RelayProcess, http: aiohttp.ClientSession, inngest: FakeInngest
+) -> None:
+    write_config(resting.folder, inngest.url)
+    await resting.start()
+    assert resting.process is not None
+    await send(http, resting.receiver_url, CONNECTIONS)  # the connections are made
+    with counted_syscalls(resting.process.pid, resting.folder / "strace") as calls:
+        await send(http, resting.receiver_url)
+    fsyncs = calls["fsync"] + calls["fdatasync"]
+    assert WEBHOOKS / CONNECTIONS <= fsyncs <= FSYNCS_MAX, calls
+    others = calls["futex"] + calls["getpid"]  # the scheduler's, and one of Python 3.11's event loop
+    assert calls.total() - others <= SYSCALLS_MAX * WEBHOOKS, calls
+
+
+async def test_bytes_on_disk_when_all_is_delivered(
+    relay: RelayProcess, http: aiohttp.ClientSession, inngest: FakeInngest
+) -> None:
+    write_config(relay.folder, inngest.url)
+    await relay.start()
+    database = relay.folder / "data" / "relay.db"
+    empty = database.stat().st_size
+    await send(http, relay.receiver_url)
+    await inngest.wait_for(lambda: len(set(inngest.ids())) == WEBHOOKS, seconds=60)
+    assert await relay.stop() == 0
+    assert BODY_BYTES < (database.stat().st_size - empty) / WEBHOOKS <= DISK_BYTES_MAX
+
+
+async def test_rows_written_through_to_inngest(
+    tmp_path: Path, http: aiohttp.ClientSession, inngest: FakeInngest
+) -> None:
+    with bench_relay(tmp_path, "--count-rows") as relay:
+        write_config(relay.folder, inngest.url)
+        await relay.start()
+        before = await rows_written(relay)
+        await send(http, relay.receiver_url)
+        await inngest.wait_for(lambda: len(set(inngest.ids())) == WEBHOOKS, seconds=60)
+        await until_settled(http, relay)
+        rows = await rows_written(relay) - before
+        assert 3 * WEBHOOKS < rows <= ROWS_MAX * WEBHOOKS
+        assert await relay.stop() == 0
+
+
+async def rows_written(relay: RelayProcess) -> int:
+    """Asks the process; see tests/bench/serve.py."""
+    assert relay.process is not None
+    answer = relay.folder / "rows"
+    answer.unlink(missing_ok=True)
+    relay.process.send_signal(signal.SIGUSR1)
+    async with asyncio.timeout(10):
+        while not answer.exists():
+            await asyncio.sleep(0.01)
+    return int(answer.read_text())
+
+
+async def until_settled(http: aiohttp.ClientSession, relay: RelayProcess) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            async with http.get(f"{relay.operator_url}/metrics") as answer:
+                if f'relay_events{{state="sent"}} {WEBHOOKS}.0' in await answer.text():
+                    return
+            await asyncio.sleep(0.01)
