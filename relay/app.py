@@ -15,16 +15,18 @@ import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from aiohttp import web
 
 from relay import __version__
 from relay.config import Config
-from relay.connection import PublicRunner, find_room, raise_files_limit
+from relay.connection import Connection, PublicRunner, find_room, raise_files_limit
 from relay.console import operator_app
 from relay.console_rejected import add_rejected
 from relay.dev_sink import DevSink, TerminalSink
+from relay.fast_lane import FastConnection
 from relay.forwarder import Forwarder
 from relay.inngest import InngestSink, Sink
 from relay.judge import Judge
@@ -154,6 +156,7 @@ class Relay:
             self.receiver.app(),
             self.receiver.refuse,
             room,
+            partial(FastConnection, lane=self.receiver.lane) if settings.fast_lane else Connection,
             access_log=None,
             auto_decompress=False,  # signatures are over the bytes on the wire
             max_headers=settings.headers_max + 1,  # one more, so that the answer is ours and not the parser's

@@ -34,6 +34,7 @@ class Receiver(Section):
     requests_max: Annotated[int, Field(ge=1, le=100_000)] = 1000
     drain_seconds: Annotated[float, Field(gt=0, le=60)] = 8.0
     processes: Literal[1] = 1
+    fast_lane: bool = True
     clock_s: Annotated[float, Field(ge=0, lt=1e11)] | None = None
 
     @field_validator("public_url")

@@ -17,6 +17,8 @@ from aiohttp.http import HttpProcessingError, RawRequestMessage
 
 Refuse: TypeAlias = Callable[[BaseException | None], web.Response]
 
+Make: TypeAlias = Callable[..., web.RequestHandler]
+
 #: Each connection is an open file. So many are asked for, where the system allows it …
 FILES_WANTED: Final = 65_536
 #: … and so many are left to the store, the sandbox, the sinks and the operator when strangers have taken the rest.
@@ -86,25 +88,27 @@ class Connection(web.RequestHandler):
 class Connections(web.Server):
     """The library's server with our connections."""
 
-    def __init__(self, server: web.Server, refuse: Refuse, room: Room) -> None:
+    def __init__(self, server: web.Server, refuse: Refuse, room: Room, make: Make) -> None:
         super().__init__(server.request_handler, request_factory=server.request_factory, **server._kwargs)
-        self.refuse, self.room = refuse, room
+        self.refuse, self.room, self.make = refuse, room, make
 
     def __call__(self) -> web.RequestHandler:
-        return Connection(self, loop=self._loop, **self._kwargs)
+        return self.make(self, loop=self._loop, **self._kwargs)
 
 
 class PublicRunner(web.AppRunner):
-    """Runs an application for strangers."""
+    """Runs an application for strangers. `make` makes the connections."""
 
-    __slots__ = ("refuse", "room")
+    __slots__ = ("make", "refuse", "room")
 
-    def __init__(self, app: web.Application, refuse: Refuse, room: Room, **limits: Any) -> None:
+    def __init__(
+        self, app: web.Application, refuse: Refuse, room: Room, make: Make | None = None, **limits: Any
+    ) -> None:
         super().__init__(app, **limits)
-        self.refuse, self.room = refuse, room
+        self.refuse, self.room, self.make = refuse, room, make or Connection
 
     async def _make_server(self) -> web.Server:
-        return Connections(await super()._make_server(), self.refuse, self.room)
+        return Connections(await super()._make_server(), self.refuse, self.room, self.make)
 
 
 def find_room(files: int) -> Room:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Final
 
 from aiohttp import web
@@ -17,9 +17,20 @@ from aiohttp.typedefs import Handler
 
 from relay.config import Receiver as ReceiverSettings
 from relay.errors import Rejected, StoreUnavailable
+from relay.fast_lane import Lane, Plain
 from relay.judge import Judge
-from relay.models import Accepted, Delivery
-from relay.receiver_http import Answer, outcome_code, public_url, respond, to_request, unreadable
+from relay.models import Accepted, Delivery, Request
+from relay.receiver_http import (
+    Answer,
+    accepted_bytes,
+    outcome_code,
+    public_url,
+    respond,
+    response_bytes,
+    target,
+    to_request,
+    unreadable,
+)
 from relay.sources import RunningSource
 from relay.stores.base import Store
 from relay.telemetry import UNKNOWN_SOURCE, Telemetry
@@ -47,6 +58,7 @@ class Receiver:
         self.bodies_bytes_held = 0
         self.draining = False
         self.drained = asyncio.Event()
+        self.lane = Lane(self.answer_plain, self.is_taking, settings.header_bytes_max, settings.headers_max)
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[self.receive_unrouted])
@@ -57,6 +69,7 @@ class Receiver:
     async def drain(self, seconds: float) -> None:
         """Answer what is held, within so many seconds; what still comes on open connections is their last."""
         self.draining = True
+        await self.lane.drain()
         if self.requests_held:
             try:
                 async with asyncio.timeout(seconds):
@@ -73,31 +86,74 @@ class Receiver:
         if isinstance(wire, Rejected):
             return wire
         request = to_request(http, wire)
-        judged = await self.judge.judge(source, request, public_url(self.settings.public_url, source, http))
+        url = public_url(self.settings.public_url, source, f"{http.scheme}://{http.host}", target(http))
+        return await self.keep(source, request, url)
+
+    async def keep(self, source: RunningSource, request: Request, url: str) -> Answer:
+        judged = await self.judge.judge(source, request, url)
         return (await self.store.accept([judged]))[0] if isinstance(judged, Delivery) else judged
 
     async def receive(self, http: web.Request) -> web.Response:
-        """One request, answered, counted and logged; this is where outcomes and surprises become HTTP."""
+        """One request, answered, counted and logged; this is where outcomes become HTTP."""
         began = time.perf_counter()
         self.requests_held += 1
         try:
-            answer = await self.take(http)
-        except StoreUnavailable as error:
-            answer = Rejected("store_unavailable", "the relay cannot store this now, send it again", str(error))
-        except HttpProcessingError as error:
-            answer = unreadable(error)
-        except (ConnectionResetError, asyncio.CancelledError):
-            raise  # the sender went away: nobody is left to answer
-        except Exception as error:  # noqa: BLE001 - a stranger's request must never end in a traceback
-            self.telemetry.surprised("receiver", error)
-            answer = Rejected("internal", "the relay could not handle this request, send it again")
+            answer = await self.outcome(self.take(http))
         finally:
-            self.release(http)
+            self.release(http.get("bytes_held", 0))
         self.report(http.match_info.get("source"), answer, time.perf_counter() - began, http.get("bytes_held", 0))
         response = respond(answer, self.sources.get(http.match_info.get("source", "")))
         if self.draining:
             response.force_close()
         return response
+
+    async def outcome(self, taking: Awaitable[Answer]) -> Answer:
+        """Surprises become outcomes: a stranger's request must never end in a traceback."""
+        try:
+            return await taking
+        except StoreUnavailable as error:
+            return Rejected("store_unavailable", "the relay cannot store this now, send it again", str(error))
+        except HttpProcessingError as error:
+            return unreadable(error)
+        except (ConnectionResetError, asyncio.CancelledError):
+            raise  # the sender went away: nobody is left to answer
+        except Exception as error:  # noqa: BLE001 - see above
+            self.telemetry.surprised("receiver", error)
+            return Rejected("internal", "the relay could not handle this request, send it again")
+
+    def is_taking(self) -> bool:
+        return not self.draining
+
+    async def answer_plain(self, plain: Plain) -> tuple[bytes, bool]:
+        """`receive` for a request of the fast lane, which is whole already: the answer's bytes, and whether it is the
+        connection's last.
+        """
+        began, size = time.perf_counter(), len(plain.body)
+        self.requests_held += 1
+        self.bodies_bytes_held += size
+        try:
+            answer = await self.outcome(self.take_plain(plain))
+        finally:
+            self.release(size)
+        self.report(plain.source, answer, time.perf_counter() - began, size)
+        source = self.sources.get(plain.source)
+        if isinstance(answer, Accepted) and not self.draining and (source is None or source.preset.answer is None):
+            return accepted_bytes(answer), False
+        response = respond(answer, source)
+        last = self.draining or response.keep_alive is False
+        return response_bytes(response, last=last), last
+
+    async def take_plain(self, plain: Plain) -> Answer:
+        """`take` for a request of the fast lane."""
+        source = self.find(plain.source, "POST", len(plain.headers), len(plain.body))
+        if isinstance(source, Rejected):
+            return source
+        if self.bodies_bytes_held > BODIES_BYTES_MAX:
+            return Rejected("overloaded", "too many bytes at once, send it again")
+        path, _, query = plain.target.partition("?")
+        request = Request("POST", path, query, plain.headers, plain.body)
+        url = public_url(self.settings.public_url, source, f"http://{plain.host}", plain.target)
+        return await self.keep(source, request, url)
 
     @web.middleware
     async def receive_unrouted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -117,9 +173,9 @@ class Receiver:
         response.force_close()
         return response
 
-    def release(self, http: web.Request) -> None:
+    def release(self, body_bytes: int) -> None:
         self.requests_held -= 1
-        self.bodies_bytes_held -= http.get("bytes_held", 0)
+        self.bodies_bytes_held -= body_bytes
         if self.draining and not self.requests_held:
             self.drained.set()
 
@@ -136,19 +192,21 @@ class Receiver:
 
     def find_source(self, http: web.Request) -> RunningSource | Rejected:
         """The source that the URL names, if this request may go on at all."""
-        name = http.match_info.get("source")
+        return self.find(http.match_info.get("source"), http.method, len(http.raw_headers), http.content_length or 0)
+
+    def find(self, name: str | None, method: str, headers: int, body_bytes: int) -> RunningSource | Rejected:
         source = self.sources.get(name) if name is not None else None
         if source is None:
             return Rejected("unknown_source", "no such source: the URL is /in/<source>, by the name in relay.toml")
         if not source.settings.enabled:
             return Rejected("source_disabled", f"the source {source.name} is disabled")
-        if http.method not in source.methods:
-            return Rejected("method_not_allowed", f"{http.method} is not a webhook: POST it")
-        if len(http.raw_headers) > self.settings.headers_max:
+        if method not in source.methods:
+            return Rejected("method_not_allowed", f"{method} is not a webhook: POST it")
+        if headers > self.settings.headers_max:
             return Rejected("headers_too_large", f"more than {self.settings.headers_max} headers")
         if self.requests_held > self.settings.requests_max:
             return Rejected("overloaded", "too many requests at once, send it again")
-        if (http.content_length or 0) > self.settings.body_bytes_max:
+        if body_bytes > self.settings.body_bytes_max:
             return self.too_large()
         return source
 
@@ -179,10 +237,9 @@ class Receiver:
 
     def report(self, name: str | None, answer: Answer, seconds: float, size: int = 0) -> None:
         """Count and log; the label is a configured name or `_unknown`, whatever the URL was."""
-        source = name if name in self.sources else UNKNOWN_SOURCE
+        source = name if name is not None and name in self.sources else UNKNOWN_SOURCE
         code = outcome_code(answer)
-        self.telemetry.requests.labels(source, code).inc()
-        self.telemetry.request_seconds.labels(source).observe(seconds)
+        self.telemetry.requested(source, code, seconds)
         milliseconds = round(seconds * 1000, 1)
         if isinstance(answer, Accepted):
             self.telemetry.body_bytes.labels(source).inc(size)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from aiohttp import web
-from aiohttp.http import HttpProcessingError
+from aiohttp.helpers import rfc822_formatted_time
+from aiohttp.http import SERVER_SOFTWARE, HttpProcessingError
 from aiohttp.http_exceptions import LineTooLong
 
 from relay.connection import TooManyConnections
@@ -14,6 +15,12 @@ from relay.errors import Rejected
 from relay.handshakes import HandshakeAnswer
 from relay.models import Accepted, Request
 from relay.sources import RunningSource
+
+ACCEPTED_HEAD: Final = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: %d\r\nDate: %s\r\n"
+    + f"Server: {SERVER_SOFTWARE}".encode()
+    + b"\r\n\r\n%s"
+)
 
 Answer: TypeAlias = Accepted | HandshakeAnswer | Rejected
 
@@ -23,13 +30,14 @@ def to_request(http: web.Request, body: bytes) -> Request:
     return Request(http.method, path, query, tuple(http.raw_headers), body)
 
 
-def public_url(base: str | None, source: RunningSource, http: web.Request) -> str:
+def public_url(base: str | None, source: RunningSource, asked: str, target: str) -> str:
     """The URL as the provider sees it, for schemes that sign it: the source's url, else receiver.public_url and the
-    path, else what the request says.
+    path, else what the request says (`asked` is its scheme and host).
     """
     if source.settings.url is not None:
-        return source.settings.url + (f"?{http.raw_path.partition('?')[2]}" if "?" in http.raw_path else "")
-    return f"{base or f'{http.scheme}://{http.host}'}{target(http)}"
+        _, question, query = target.partition("?")
+        return source.settings.url + question + query
+    return f"{base or asked}{target}"
 
 
 def target(http: web.Request) -> str:
@@ -78,3 +86,23 @@ def respond(answer: Answer, source: RunningSource | None = None) -> web.Response
     if answer.status == 503:
         response.headers["Retry-After"] = "5"
     return response
+
+
+def accepted_bytes(answer: Accepted) -> bytes:
+    """`respond` and `response_bytes` for the commonest answer; a test compares."""
+    body = b'{"id": "%s", "status": "%s"}' % (answer.id.encode(), b"duplicate" if answer.duplicate else b"accepted")
+    return ACCEPTED_HEAD % (len(body), rfc822_formatted_time().encode(), body)
+
+
+def response_bytes(response: web.Response, *, last: bool) -> bytes:
+    """The response as aiohttp would write it on a connection that stays, or for the last time."""
+    body = response.body if isinstance(response.body, bytes) else b""
+    lines = [f"HTTP/1.1 {response.status} {response.reason}"]
+    lines += [f"{name}: {value}" for name, value in response.headers.items()]
+    if response.status != 204:
+        lines.append(f"Content-Length: {len(body)}")
+    if "Content-Type" not in response.headers and body:
+        lines.append("Content-Type: application/octet-stream")
+    lines += [f"Date: {rfc822_formatted_time()}", f"Server: {SERVER_SOFTWARE}"]
+    lines += ["Connection: close"] if last else []
+    return "\r\n".join([*lines, "", ""]).encode() + body

@@ -6,11 +6,13 @@ or from the code tables in errors.py, never from a request: an unknown URL canno
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sys
 import time
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final, TextIO
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -30,6 +32,9 @@ class Telemetry:
         self.stream = stream
         self.as_json = as_json if as_json is not None else not (stream is not None and stream.isatty())
         self.registry = CollectorRegistry()
+        self._lines: list[str] = []
+        self._request_counters: dict[tuple[str, str], Counter] = {}
+        self._request_timers: dict[str, Histogram] = {}
         counter, gauge, histogram = self._counter, self._gauge, self._histogram
         self.requests = counter("requests", "Requests answered, by source and code", ["source", "code"])
         self.request_seconds = histogram("request_seconds", "From the request's headers to its answer", ["source"])
@@ -81,17 +86,47 @@ class Telemetry:
             return
         kept = {key: value for key, value in fields.items() if value is not None}
         now = time.time()
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}Z"
+        stamp = f"{_second(int(now))}.{int(now * 1000) % 1000:03d}Z"
         if self.as_json:
             line = json.dumps({"at": stamp, "level": level, "event": name, **kept}, default=str)
         else:
             mark = "" if level == "info" else f"{level.upper()} "
             line = f"{stamp[11:23]} {mark}{name} " + " ".join(f"{k}={_plain(v)}" for k, v in kept.items())
+        self._write(line)
+
+    def _write(self, line: str) -> None:
+        """At the end of the event loop's turn, with the other lines of it; at once where no loop runs."""
         try:
-            self.stream.write(f"{line}\n")  # at once, as other threads log too
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._print(line)
+            return
+        if not self._lines:
+            loop.call_soon(self.flush)
+        self._lines.append(line)
+
+    def flush(self) -> None:
+        """Print the lines that wait for the end of the turn."""
+        lines, self._lines = self._lines, []
+        if lines:
+            self._print("\n".join(lines))
+
+    def _print(self, text: str) -> None:
+        assert self.stream is not None
+        try:
+            self.stream.write(f"{text}\n")  # in one, as other threads log too
             self.stream.flush()
         except (OSError, ValueError):  # a closed or full log must not stop the work
             self.surprises.labels("log").inc()
+
+    def requested(self, source: str, code: str, seconds: float) -> None:
+        """Count one answered request. The labels' own look-ups cost more than the counting."""
+        counter = self._request_counters.get((source, code))
+        if counter is None:
+            counter = self._request_counters[source, code] = self.requests.labels(source, code)
+            self._request_timers[source] = self.request_seconds.labels(source)
+        counter.inc()
+        self._request_timers[source].observe(seconds)
 
     def surprised(self, stage: str, error: BaseException, **fields: object) -> None:
         """An exception nobody expected: counted, and logged with its type and text."""
@@ -143,6 +178,11 @@ class LibraryLines(logging.Handler):
 def stderr_telemetry() -> Telemetry:
     """Lines for people on a terminal, JSON lines everywhere else."""
     return Telemetry(sys.stderr)
+
+
+@lru_cache(maxsize=2)
+def _second(now_s: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now_s))
 
 
 def _plain(value: object) -> str:

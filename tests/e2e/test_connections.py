@@ -25,9 +25,9 @@ SOURCES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture
-async def serving(relay: RelayProcess) -> RelayProcess:
-    write_config(relay.folder, NOWHERE, sources=SOURCES)
+@pytest.fixture(params=[True, False], ids=["fast lane", "aiohttp"])
+async def serving(relay: RelayProcess, request: pytest.FixtureRequest) -> RelayProcess:
+    write_config(relay.folder, NOWHERE, sources=SOURCES, receiver={"fast_lane": request.param})
     return await relay.start()
 
 

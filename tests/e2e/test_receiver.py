@@ -31,11 +31,10 @@ SOURCES: dict[str, dict[str, Any]] = {
 BODY_BYTES_MAX = 64 * 1024
 
 
-@pytest.fixture
-async def serving(relay: RelayProcess) -> RelayProcess:
-    write_config(
-        relay.folder, NOWHERE, sources=SOURCES, receiver={"body_bytes_max": BODY_BYTES_MAX, "body_seconds": 1.0}
-    )
+@pytest.fixture(params=[True, False], ids=["fast lane", "aiohttp"])
+async def serving(relay: RelayProcess, request: pytest.FixtureRequest) -> RelayProcess:
+    receiver = {"body_bytes_max": BODY_BYTES_MAX, "body_seconds": 1.0, "fast_lane": request.param}
+    write_config(relay.folder, NOWHERE, sources=SOURCES, receiver=receiver)
     return await relay.start()
 
 

@@ -1,0 +1,192 @@
+"""What the fast lane takes, it reads as aiohttp's parser does; everything unusual is left to that."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http_parser import HttpRequestParser
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relay.errors import Rejected
+from relay.fast_lane import REQUEST_BYTES_MAX, UNFINISHED, Plain, read_plain
+from relay.models import Accepted
+from relay.receiver_http import accepted_bytes, respond, response_bytes
+
+HEAD_MAX = 16 * 1024
+PLAIN = (
+    b"POST /in/stripe?a=1&b=%20 HTTP/1.1\r\nHost: relay.example:8080\r\nContent-Type: application/json\r\n"
+    b"X-Odd:\t padded \xff \r\nX-Empty:\r\nX-Twice: 1\r\nx-twice: 2\r\nContent-Length: 5\r\n\r\n"
+)
+
+
+def read(data: bytes, headers_max: int = 100) -> Any:
+    return read_plain(data, headers_max, HEAD_MAX)
+
+
+async def as_aiohttp_reads(data: bytes) -> Plain:
+    loop = asyncio.get_running_loop()
+    limits: dict[str, Any] = {"max_line_size": HEAD_MAX, "max_field_size": HEAD_MAX}
+    parser = HttpRequestParser(BaseProtocol(loop), loop, 2**16, auto_decompress=False, **limits)
+    [(message, body), *_], _, tail = parser.feed_data(data)
+    assert (message.method, message.version, message.upgrade, message.chunked) == ("POST", (1, 1), False, False)
+    assert message.should_close is False
+    content = await body.read()
+    source = message.path.partition("?")[0].removeprefix("/in/")
+    return Plain(source, message.path, message.headers["Host"], message.raw_headers, content, len(data) - len(tail))
+
+
+async def test_a_plain_request_is_read_as_aiohttp_reads_it() -> None:
+    found = read(PLAIN + b"{...}")
+    assert found == await as_aiohttp_reads(PLAIN + b"{...}")
+    assert found.source == "stripe"
+    assert dict(found.headers)[b"X-Odd"] == b"padded \xff"
+
+
+def test_what_follows_is_the_next_request() -> None:
+    found = read(PLAIN + b"{...}" + PLAIN)
+    assert isinstance(found, Plain)
+    assert (found.body, found.end) == (b"{...}", len(PLAIN) + 5)
+
+
+def test_every_beginning_is_unfinished() -> None:
+    whole = PLAIN + b"{...}"
+    assert [read(whole[:size]) for size in range(1, len(whole))] == [UNFINISHED] * (len(whole) - 1)
+
+
+UNUSUAL = {
+    "another method": PLAIN.replace(b"POST", b"PUT"),
+    "another path": PLAIN.replace(b"/in/stripe", b"/healthz"),
+    "a path in code": PLAIN.replace(b"/in/stripe", b"/in/%73tripe"),
+    "a path that goes on": PLAIN.replace(b"/in/stripe", b"/in/stripe/x"),
+    "capitals": PLAIN.replace(b"/in/stripe", b"/in/Stripe"),
+    "a whole URL": PLAIN.replace(b"/in/stripe", b"http://relay/in/stripe"),
+    "HTTP/1.0": PLAIN.replace(b"HTTP/1.1", b"HTTP/1.0"),
+    "an empty line before it": b"\r\n" + PLAIN,
+    "line feeds alone": PLAIN.replace(b"\r\n", b"\n"),
+    "one line feed alone": PLAIN.replace(b"application/json\r\n", b"application/json\n"),
+    "a folded line": PLAIN.replace(b"application/json", b"application/json\r\n  ; charset=utf-8"),
+    "a control character": PLAIN.replace(b"application", b"appli\x01cation"),
+    "a null": PLAIN.replace(b"application", b"appli\x00cation"),
+    "a space before the colon": PLAIN.replace(b"Content-Type:", b"Content-Type :"),
+    "a name that is none": PLAIN.replace(b"X-Odd", b"X(Odd)"),
+    "a line without a colon": PLAIN.replace(b"X-Empty:", b"X-Empty"),
+    "two lengths": PLAIN.replace(b"X-Twice: 1", b"Content-Length: 5"),
+    "two lengths that differ": PLAIN.replace(b"X-Twice: 1", b"Content-Length: 6"),
+    "a list of lengths": PLAIN.replace(b"Length: 5", b"Length: 5, 5"),
+    "a signed length": PLAIN.replace(b"Length: 5", b"Length: +5"),
+    "a length in hex": PLAIN.replace(b"Length: 5", b"Length: 0x5"),
+    "no length": PLAIN.replace(b"Content-Length: 5\r\n", b""),
+    "a length and chunks": PLAIN.replace(b"X-Odd", b"Transfer-Encoding: chunked\r\nX-Odd"),
+    "chunks in disguise": PLAIN.replace(b"X-Odd", b"transfer-encoding:\tidentity\r\nX-Odd"),
+    "an expectation": PLAIN.replace(b"X-Odd", b"Expect: 100-continue\r\nX-Odd"),
+    "an upgrade": PLAIN.replace(b"X-Odd", b"Connection: upgrade\r\nUpgrade: websocket\r\nX-Odd"),
+    "the last request": PLAIN.replace(b"X-Odd", b"Connection: close\r\nX-Odd"),
+    "no host": PLAIN.replace(b"Host:", b"X-Host:"),
+    "two hosts": PLAIN.replace(b"X-Odd", b"Host: other\r\nX-Odd"),
+    "a long body": PLAIN.replace(b"Length: 5", b"Length: %d" % REQUEST_BYTES_MAX),
+    "a long head": PLAIN.replace(b"padded", b"x" * HEAD_MAX),
+    "a head without end": b"POST /in/x HTTP/1.1\r\n" + b"A: b\r\n" * HEAD_MAX,
+    "a line without end": b"POST /in/x?" + b"a" * HEAD_MAX,
+}
+
+
+@pytest.mark.parametrize("data", UNUSUAL.values(), ids=list(UNUSUAL))
+def test_the_unusual_is_aiohttps(data: bytes) -> None:
+    assert read(data + b"{...}") is None
+
+
+def test_too_many_headers_are_aiohttps() -> None:
+    assert read(PLAIN + b"{...}", headers_max=6) is None
+    assert isinstance(read(PLAIN + b"{...}", headers_max=7), Plain)
+
+
+def test_keep_alive_is_nothing_unusual() -> None:
+    assert isinstance(read(PLAIN.replace(b"X-Odd", b"connection: Keep-Alive\r\nX-Odd") + b"{...}"), Plain)
+
+
+PIECES = [
+    *(b"POST /in/a", b" HTTP/1.1\r\n", b"Host: h\r\n", b"Content-Length: 2\r\n", b"\r\n", b"{}", b"X: y\r\n"),
+    *(b"\n", b"\r", b" ", b"\t", b":", b"?q=1", b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n", b"\x00"),
+    *(
+        b"Connection: close\r\n",
+        b"Connection: keep-alive\r\n",
+        b"content-length:2\r\n",
+        b"\x80",
+        b"0\r\n\r\n",
+        b"A:\r\n",
+    ),
+]
+LIKELY = b"POST /in/a HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}"
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=12), st.integers(0, len(LIKELY)), st.integers(0, 3))
+def test_whatever_is_taken_is_read_the_same(pieces: list[bytes], at: int, cut: int) -> None:
+    for data in (b"".join(pieces), LIKELY[:at] + b"".join(pieces) + LIKELY[at + cut :]):
+        found = read(data)
+        if isinstance(found, Plain):
+            assert found == asyncio.run(as_aiohttp_reads(data[: found.end]))
+
+
+def test_no_bytes_take_long() -> None:
+    for filler in (b" ", b"\t", b":", b"a", b"a:", b"a: \r\n", b"\r\n", b"\r", b"%", b"?"):
+        data = b"POST /in/x HTTP/1.1\r\n" + filler * (HEAD_MAX // len(filler))
+        began = time.process_time()
+        for _ in range(20):
+            read(data[:HEAD_MAX])
+        assert time.process_time() - began < 1.0, filler
+
+
+ANSWERS: list[Any] = [
+    {"status": 204},
+    {"status": 200, "headers": {"Content-Type": "text/plain"}, "body": b"Hello"},
+    {"status": 401},
+    Accepted("01JABC", duplicate=False),
+    Accepted("01JABC", duplicate=True),
+    Rejected("signature_mismatch", "no \u00fcmlaut is lost"),
+    Rejected("unknown_source", "x"),
+    Rejected("store_unavailable", "x"),
+]
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+async def test_answers_are_written_as_aiohttp_writes_them(answer: Any) -> None:
+    async def handle(request: web.BaseRequest) -> web.Response:
+        response = made(answer)
+        if request.path == "/last":
+            response.force_close()
+        return response
+
+    runner = web.ServerRunner(web.Server(handle))
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        for path, last in (("/", False), ("/last", True)):
+            reader, writer = await asyncio.open_connection(*runner.addresses[0])
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            sent = await reader.readuntil(b"\r\n\r\n")
+            ours = response_bytes(made(answer), last=last)
+            head, _, body = ours.partition(b"\r\n\r\n")
+            assert without_date(sent) == without_date(head + b"\r\n\r\n")
+            assert await reader.readexactly(len(body)) == body
+            if isinstance(answer, Accepted) and not last:
+                assert without_date(accepted_bytes(answer)) == without_date(ours)
+            writer.close()
+            await writer.wait_closed()
+    finally:
+        await runner.cleanup()
+
+
+def made(answer: Any) -> web.Response:
+    return web.Response(**answer) if isinstance(answer, dict) else respond(answer)
+
+
+def without_date(answer: bytes) -> bytes:
+    return b"\r\n".join(line for line in answer.split(b"\r\n") if not line.startswith(b"Date: "))
