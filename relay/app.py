@@ -60,9 +60,11 @@ async def run_relay(config: Config, *, telemetry: Telemetry, dev: bool = False) 
     stopping = Stopping()
     stopping.listen()
     logging.getLogger().addHandler(LibraryLines(telemetry))
+    telemetry.attach(asyncio.get_running_loop())
     sources = load_sources(config)
     keys = KeyResolver(config.keys, config.folder, telemetry)
     async with AsyncExitStack() as stack:
+        stack.callback(telemetry.attach, None)
         stack.push_async_callback(keys.close)
         pool = SandboxPool(config.sandbox, telemetry)
         reloader = Reloader(config, sources, pool, telemetry)  # sees what changes while we start

@@ -10,11 +10,13 @@ import asyncio
 import json
 import logging
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final, TextIO
 
+import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import generate_latest
 
@@ -22,6 +24,7 @@ from relay.models import StoreStats
 
 #: Stands for every source name that is not configured.
 UNKNOWN_SOURCE: Final = "_unknown"
+_ENCODER: Final = msgspec.json.Encoder(enc_hook=str)
 SECONDS_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -33,6 +36,8 @@ class Telemetry:
         self.as_json = as_json if as_json is not None else not (stream is not None and stream.isatty())
         self.registry = CollectorRegistry()
         self._lines: list[str] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_thread = 0
         self._request_counters: dict[tuple[str, str], Counter] = {}
         self._request_timers: dict[str, Histogram] = {}
         counter, gauge, histogram = self._counter, self._gauge, self._histogram
@@ -88,22 +93,25 @@ class Telemetry:
         now = time.time()
         stamp = f"{_second(int(now))}.{int(now * 1000) % 1000:03d}Z"
         if self.as_json:
-            line = json.dumps({"at": stamp, "level": level, "event": name, **kept}, default=str)
+            line = _json({"at": stamp, "level": level, "event": name, **kept})
         else:
             mark = "" if level == "info" else f"{level.upper()} "
             line = f"{stamp[11:23]} {mark}{name} " + " ".join(f"{k}={_plain(v)}" for k, v in kept.items())
         self._write(line)
 
     def _write(self, line: str) -> None:
-        """At the end of the event loop's turn, with the other lines of it; at once where no loop runs."""
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
+        """With the other lines of the event loop's turn, where one was attached; from other threads at once."""
+        if self._loop is None or threading.get_ident() != self._loop_thread:
             self._print(line)
             return
         if not self._lines:
-            loop.call_soon(self.flush)
+            self._loop.call_soon(self.flush)
         self._lines.append(line)
+
+    def attach(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Gather the lines of each turn of this loop, which runs in the thread that asks; None: print at once again."""
+        self.flush()
+        self._loop, self._loop_thread = loop, threading.get_ident()
 
     def flush(self) -> None:
         """Print the lines that wait for the end of the turn."""
@@ -178,6 +186,15 @@ class LibraryLines(logging.Handler):
 def stderr_telemetry() -> Telemetry:
     """Lines for people on a terminal, JSON lines everywhere else."""
     return Telemetry(sys.stderr)
+
+
+def _json(fields: dict[str, object]) -> str:
+    """Quickly, and in ASCII whatever the stream's encoding is."""
+    try:
+        line = _ENCODER.encode(fields).decode()
+    except (ValueError, OverflowError):  # half of a character, or a number of more than 64 bits
+        return json.dumps(fields, default=str)
+    return line if line.isascii() else json.dumps(fields, default=str)
 
 
 @lru_cache(maxsize=2)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+from pathlib import Path
 
 import pytest
 
@@ -42,3 +44,33 @@ def test_a_line_is_written_at_once_so_that_no_other_threads_line_gets_into_it() 
     Telemetry(Stream()).log("store.lost", reason="x")
     assert [text.count("\n") for text in written] == [1]
     assert written[0].endswith("\n")
+
+
+def test_a_line_is_json_whatever_stands_in_it() -> None:
+    """Half of a character, other alphabets and huge numbers are escaped, so that any stream can take the line."""
+    for odd in ("\ud800", "Zo\u00eb \u2603", 2**70, float("nan"), Path("x")):
+        stream = io.StringIO()
+        Telemetry(stream, as_json=True).log("thing.happened", odd=odd)
+        line = stream.getvalue()
+        assert line.isascii()
+        assert json.loads(line)["event"] == "thing.happened"
+
+
+async def test_the_lines_of_a_turn_are_written_together_and_those_of_other_threads_at_once() -> None:
+    stream = io.StringIO()
+    telemetry = Telemetry(stream, as_json=True)
+    telemetry.attach(asyncio.get_running_loop())
+    telemetry.log("first.happened")
+    telemetry.log("second.happened")
+    assert stream.getvalue() == ""
+    await asyncio.to_thread(telemetry.log, "thread.happened")
+    await asyncio.sleep(0)
+    events = [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
+    assert sorted(events) == ["first.happened", "second.happened", "thread.happened"]
+    telemetry.log("third.happened")
+    telemetry.attach(None)  # nothing is left behind
+    telemetry.log("fourth.happened")
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()][3:] == [
+        "third.happened",
+        "fourth.happened",
+    ]
