@@ -33,6 +33,8 @@ from relay.config_values import is_loopback as is_loopback
 from relay.errors import ConfigError, nearest
 
 DEV_SERVER_URL: Final = "http://127.0.0.1:8288"
+#: `provider = "acme.toml"`: a preset of one's own, watched like the configuration itself. Any text that ends so counts.
+PRESET_FILE: Final = re.compile(r"""["']([^"'\n]+\.toml)["']""")
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 
 
@@ -99,15 +101,15 @@ class Variables(Mapping[str, str]):
 
 
 def files_named(path: Path | None) -> tuple[Path, ...]:
-    """The configuration's own file, and those that stand in it as ${file:PATH}."""
+    """The configuration's own file, those that stand in it as ${file:PATH}, and presets of one's own."""
     if path is None:
         return ()
     try:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError):
         return (path,)
-    names = (name for name in VARIABLE.findall(text) if name.startswith(FILE_VARIABLE))
-    return (path, *(path.absolute().parent / name.removeprefix(FILE_VARIABLE) for name in names))
+    secrets = [name.removeprefix(FILE_VARIABLE) for name in VARIABLE.findall(text) if name.startswith(FILE_VARIABLE)]
+    return (path, *(path.absolute().parent / name for name in (*secrets, *PRESET_FILE.findall(text))))
 
 
 def process_environ() -> Mapping[str, str]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, TypeAlias
@@ -103,7 +104,7 @@ def read_plain(data: bytes, headers_max: int, head_bytes_max: int) -> Plain | Un
         return None
     if len(data) < end:
         return UNFINISHED
-    host = dict(reading)[b"host"].decode("latin-1")
+    host = dict(reading)[b"host"].decode("utf-8", "surrogateescape")
     return Plain(first[2].decode(), first[1].decode(), host, headers, data[begin:end], end)
 
 
@@ -120,7 +121,7 @@ def plain_length(reading: list[tuple[bytes, bytes]]) -> int | None:
 class FastConnection(Connection):
     """A connection that begins in the fast lane."""
 
-    __slots__ = ("answering", "ended", "held", "lane", "slow", "waiting")
+    __slots__ = ("answering", "ended", "held", "lane", "slow", "task", "waiting")
 
     def __init__(self, server: Connections, lane: Lane, **limits: Any) -> None:
         super().__init__(server, **limits)
@@ -128,15 +129,18 @@ class FastConnection(Connection):
         self.held = b""
         self.slow = self.answering = self.ended = False
         self.waiting: asyncio.TimerHandle | None = None
+        self.task: asyncio.Task[None] | None = None  # the loop itself holds tasks only weakly
 
     def data_received(self, data: bytes) -> None:
         if self.slow:
             super().data_received(data)
             return
+        if self._force_close or self._close:
+            return  # refused, or on its way out
         self.held = self.held + data if self.held else data
         if not self.answering:
             self.go_on()
-        elif len(self.held) > HELD_BYTES_MAX and isinstance(self.transport, asyncio.Transport):
+        elif len(self.held) > HELD_BYTES_MAX and self.transport is not None:
             self.transport.pause_reading()
 
     def go_on(self) -> None:
@@ -144,7 +148,9 @@ class FastConnection(Connection):
         lane = self.lane
         found = read_plain(self.held, lane.headers_max, lane.header_bytes_max) if lane.is_open() else None
         if found is UNFINISHED:
-            if self.waiting is None:
+            if self.ended:
+                self.force_close()  # cut short
+            elif self.waiting is None:
                 lane.waiting.add(self)
                 self.waiting = self._loop.call_later(WHOLE_SECONDS, self.go_slow)
             return
@@ -155,23 +161,27 @@ class FastConnection(Connection):
         self.held = self.held[found.end :]
         self.answering = True
         self._next_keepalive_close_time = self._loop.time() + ANSWERING_SECONDS
-        self._loop.create_task(self.answer(found))
+        self.task = self._loop.create_task(self.answer(found))
 
     async def answer(self, plain: Plain) -> None:
-        text, last = await self.lane.answer(plain)
+        try:
+            text, last = await self.lane.answer(plain)
+        except BaseException:
+            self.force_close()  # nobody would ever answer
+            raise
+        if self.transport is not None:
+            self.transport.write(text)
+            with suppress(ConnectionError):
+                await self._drain_helper()  # who does not read answers gets no more of them
         self.answering = False
-        transport = self.transport
-        if transport is None:
+        if self.transport is None:
             return
-        transport.write(text)
-        if last or self.ended:
+        if last or (self.ended and not self.held):
             self.force_close()
             return
-        if self._paused:
-            await self._drain_helper()  # who does not read answers gets no more of them
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         if len(self.held) > HELD_BYTES_MAX:
-            transport.resume_reading()
+            self.transport.resume_reading()
         if self.held:
             self.go_on()
 
@@ -181,6 +191,8 @@ class FastConnection(Connection):
         self.slow = True
         held, self.held = self.held, b""
         super().data_received(held)
+        if self.ended and not super().eof_received():
+            self.force_close()
 
     def stop_waiting(self) -> None:
         if self.waiting is not None:
@@ -189,11 +201,11 @@ class FastConnection(Connection):
             self.lane.waiting.discard(self)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio reads it
-        if self.answering and not self.held:
-            self.ended = True
-            return True  # the answer is still wanted
         if self.slow:
             return super().eof_received()
+        if self.answering:
+            self.ended = True
+            return True  # the answer is still wanted
         self.force_close()  # a request that was cut short, or none at all
         return False
 

@@ -113,10 +113,21 @@ def load_preset(name: str, folder: Path = FOLDER) -> Preset:
     return read_preset(name, read_table(folder / f"{name}.toml"), folder)
 
 
+def load_own_preset(path: str, config_file: Path | None) -> Preset:
+    """A preset that the relay does not ship; its name is the file's. The path begins where relay.toml is."""
+    file = (config_file.absolute().parent if config_file else Path.cwd()) / path
+    if not file.is_file():
+        raise ConfigError(f"there is no file {path}: a provider is a name (`relay providers`), or a preset's file")
+    return read_preset(file.stem, read_table(file), FOLDER)
+
+
 def preset_for(provider: str, scheme_keys: Mapping[str, Any], *, file: Path | None, key: str) -> Preset:
-    """The preset of one source, with what its [sources.NAME.scheme] says. `key` is `sources.NAME`."""
+    """The preset of one source, with what its [sources.NAME.scheme] says. `key` is `sources.NAME`.
+
+    A provider that ends in .toml is a preset of the operator's own, a file beside relay.toml.
+    """
     try:
-        preset = load_preset(provider)
+        preset = load_own_preset(provider, file) if provider.endswith(".toml") else load_preset(provider)
     except ConfigError as error:
         if error.file is not None:
             raise

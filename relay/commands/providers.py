@@ -12,7 +12,7 @@ from relay.commands.arguments import Commands, add_command, add_json
 from relay.commands.output import EXIT_DONE, Column, Output
 from relay.config import shipped_transforms
 from relay.errors import ConfigError
-from relay.presets import Preset, load_preset, load_presets
+from relay.presets import FOLDER, Preset, load_own_preset, load_preset, load_presets
 from relay.provider_pages import answer_shown, provider_pages, signature_headers
 from relay.records import Json
 from relay.schemes.throwaway import make_pair
@@ -31,7 +31,8 @@ def register(commands: Commands) -> None:
     actions = parser.add_subparsers(metavar="[list | show | key]", title="actions")
     add_json(add_command(actions, "list", list_providers, "all of them; what happens without a word, too"))
     show = add_command(actions, "show", show_provider, "one of them: its secret, what to paste where, its traps")
-    show.add_argument("name", metavar="NAME")
+    show.add_argument("name", metavar="NAME", help="a provider, or the file of a preset of your own")
+    show.add_argument("--toml", action="store_true", help="print the preset itself, to begin one of your own with")
     add_json(show)
     key = add_command(actions, "key", make_key, "make a throwaway key pair, to try a provider that signs with its own")
     key.add_argument("name", metavar="NAME")
@@ -54,7 +55,10 @@ async def list_providers(args: argparse.Namespace, output: Output) -> int:
 
 
 async def show_provider(args: argparse.Namespace, output: Output) -> int:
-    preset = load_preset(args.name)
+    preset = load_own_preset(args.name, None) if args.name.endswith(".toml") else load_preset(args.name)
+    if args.toml:
+        output.raw(preset_file(args.name).read_bytes())
+        return EXIT_DONE
     if args.json:
         output.document(provider_json(preset))
         return EXIT_DONE
@@ -79,9 +83,13 @@ async def show_provider(args: argparse.Namespace, output: Output) -> int:
     for trap in preset.traps:
         output.item(trap)
     output.line()
-    for line in snippet(preset):
+    for line in snippet(preset, args.name):
         output.line(line)
     return EXIT_DONE
+
+
+def preset_file(name: str) -> Path:
+    return Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
 
 
 async def make_key(args: argparse.Namespace, output: Output) -> int:
@@ -116,13 +124,13 @@ def no_pair(preset: Preset) -> str:
     return f"{preset.name} signs with the secret itself: `relay send` needs no key pair"
 
 
-def snippet(preset: Preset) -> list[str]:
+def snippet(preset: Preset, provider: str) -> list[str]:
     """What to write into relay.toml."""
     variable = f"{preset.name.upper()}_WEBHOOK_SECRET"
     secrets = [] if preset.scheme.open or preset.secret_optional else [f'secrets = ["${{{variable}}}"]']
     return [
         f"[sources.{preset.name}]",
-        f'provider = "{preset.name}"',
+        f'provider = "{provider}"',
         *secrets,
         *transform_line(preset),
         *scheme_lines(preset),

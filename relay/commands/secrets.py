@@ -15,7 +15,7 @@ from relay.commands.output import EXIT_DONE, EXIT_UNSUCCESSFUL, Column, Output, 
 from relay.commands.settings import settings
 from relay.config import Config
 from relay.errors import ConfigError, nearest
-from relay.presets import load_preset
+from relay.presets import preset_for
 from relay.records import PAIRING_MINUTES_MAX, Json
 
 PAIRING_MINUTES: Final = 10
@@ -111,7 +111,8 @@ def check_source(config: Config, name: str) -> None:
     """Raises ConfigError for a source that nothing would ever come to."""
     if name not in config.sources:
         raise ConfigError(f"there is no source {name!r}{nearest(name, list(config.sources))}", file=config.file)
-    preset = load_preset(config.sources[name].provider)
+    source = config.sources[name]
+    preset = preset_for(source.provider, source.scheme, file=config.file, key=f"sources.{name}")
     if not preset.keeps_secrets:
         reason = f"{preset.title} sends no secret in a handshake: set secrets = [...]"
         raise ConfigError(reason, file=config.file, key=f"sources.{name}.secrets")

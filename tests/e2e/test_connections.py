@@ -113,6 +113,39 @@ async def test_a_half_closed_connection_still_gets_its_answer(
     assert len(await kept(http, serving)) == 1
 
 
+async def test_what_was_pipelined_before_the_sender_ended_is_answered_or_not_kept(
+    serving: RelayProcess, http: aiohttp.ClientSession
+) -> None:
+    """The fast lane answers all three, aiohttp the first; neither keeps what it does not answer."""
+    answered = await exchange(serving, request() + request(b"/in/nobody") + request(), half_close=True)
+    statuses = re.findall(rb"HTTP/1.1 (\d+) ", answered)
+    assert statuses in ([b"200"], [b"200", b"404", b"200"])
+    assert len(await kept(http, serving)) == statuses.count(b"200")
+
+
+async def test_who_does_not_read_answers_is_not_read_either(serving: RelayProcess, http: aiohttp.ClientSession) -> None:
+    """Twenty megabytes of requests: the relay stops reading long before, and goes on when its answers are taken."""
+    count, one = 2500, request(b"/in/nobody", body=b"x" * 8000)
+    reader, writer = await connect(serving)
+    writer.transport.set_write_buffer_limits(high=0)
+    sending = asyncio.create_task(send_all(writer, one * count))
+    await asyncio.sleep(0)
+    answers = 0
+    while answers < count:
+        chunk = await asyncio.wait_for(reader.read(65536), 20)
+        assert chunk
+        answers += chunk.count(b"HTTP/1.1 404 ")
+        await asyncio.sleep(0)
+    await sending
+    writer.close()
+    assert answers == count
+
+
+async def send_all(writer: asyncio.StreamWriter, data: bytes) -> None:
+    writer.write(data)
+    await writer.drain()
+
+
 async def test_a_chunk_that_is_malformed_is_refused_when_it_comes(
     serving: RelayProcess, http: aiohttp.ClientSession
 ) -> None:

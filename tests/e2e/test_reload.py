@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 
+from relay.presets import FOLDER
 from tests.support import signing
 from tests.support.fake_inngest import FakeInngest
 from tests.support.relay_process import RelayProcess, destination, to_toml, write_config
@@ -215,3 +216,19 @@ async def test_sighup_ends_no_relay_that_is_stopping(relay: RelayProcess, innges
         relay.process.send_signal(signal.SIGHUP)
         await asyncio.sleep(0.001)
     assert relay.process.returncode == 0
+
+
+async def test_a_preset_of_ones_own_is_watched(relay: RelayProcess, inngest: FakeInngest) -> None:
+    made = Configured(relay, inngest)
+    own = (FOLDER / "github.toml").read_text("utf-8")
+    (relay.folder / "acme.toml").write_text(own.replace("x-hub-signature-256", "x-acme"))
+    made.sources["github"]["provider"] = "acme.toml"
+    await made.start()
+    async with aiohttp.ClientSession() as http:
+        assert await made.post(http, "one", "a") == 401
+        (relay.folder / "acme.toml").write_text(own)
+        assert (await made.answered())["event"] == "config.reloaded"
+        assert await made.post(http, "one", "b") == 200
+        (relay.folder / "acme.toml").write_text(own.replace("[scheme]", "[skeme]"))
+        assert "acme.toml" in (await made.answered())["reason"]
+        assert await made.post(http, "one", "c") == 200

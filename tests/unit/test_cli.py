@@ -335,3 +335,12 @@ def test_send_lists_samples_and_knows_sources(tmp_path: Path) -> None:
     assert (event.code, "did you mean 'push'?" in event.err) == (2, True)
     assert run(tmp_path, "send", "github", "--env", " ").code == 2
     assert run(tmp_path, "send", "github", "--to", "ftp://x").code == 2
+
+
+def test_a_preset_can_be_printed_changed_and_shown(tmp_path: Path) -> None:
+    printed = run(tmp_path, "providers", "show", "discord", "--toml")
+    assert printed.code == 0
+    (tmp_path / "acme.toml").write_text(printed.out.replace('title = "Discord', 'title = "Acme'))
+    shown = run(tmp_path, "providers", "show", "acme.toml")
+    assert (shown.code, "Acme" in shown.out, 'provider = "acme.toml"' in shown.out) == (0, True, True)
+    assert run(tmp_path, "providers", "show", "nothing.toml").code == 2

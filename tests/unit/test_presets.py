@@ -229,3 +229,21 @@ tolerance_seconds = 5
     url = f"{URL}?sig={quote(base64.b64encode(digest))}"
     answer = judge(preset.scheme, ["0102"], request_to(url, {"X-Kind": "k"}, body), url)
     assert answer == Verified("7+k", None)
+
+
+def test_a_preset_of_ones_own_is_a_file_beside_the_configuration(tmp_path: Path) -> None:
+    text = (FOLDER / "github.toml").read_text("utf-8").replace("x-hub-signature-256", "x-acme-signature")
+    (tmp_path / "acme.toml").write_text(text, "utf-8")
+    file = tmp_path / "relay.toml"
+    preset = preset_for("acme.toml", {"delivery_id": "header:x-acme-id"}, file=file, key="sources.acme")
+    assert (preset.name, preset.title) == ("acme", "GitHub")
+    digest = hmac.new(b"secret", b"{}", "sha256").hexdigest()
+    headers = {"X-Acme-Signature": f"sha256={digest}", "X-Acme-Id": "d1"}
+    assert judge(preset.scheme, ["secret"], request_to(URL, headers, b"{}")) == Verified("d1", None)
+    with pytest.raises(ConfigError, match=r"there is no file other\.toml") as caught:
+        preset_for("other.toml", {}, file=file, key="sources.acme")
+    assert (caught.value.file, caught.value.key) == (str(file), "sources.acme.provider")
+    (tmp_path / "acme.toml").write_text(text.replace('kind = "mac"', 'kind = "mack"'), "utf-8")
+    with pytest.raises(ConfigError, match="did you mean 'mac'") as caught:
+        preset_for("acme.toml", {}, file=file, key="sources.acme")
+    assert (caught.value.file, caught.value.key) == (str(tmp_path / "acme.toml"), "scheme.kind")
