@@ -130,15 +130,17 @@ async def test_who_does_not_read_answers_is_not_read_either(serving: RelayProces
     writer.transport.set_write_buffer_limits(high=0)
     sending = asyncio.create_task(send_all(writer, one * count))
     await asyncio.sleep(0)
-    answers = 0
-    while answers < count:
-        chunk = await asyncio.wait_for(reader.read(65536), 20)
-        assert chunk
-        answers += chunk.count(b"HTTP/1.1 404 ")
-        await asyncio.sleep(0)
-    await sending
-    writer.close()
-    assert answers == count
+    try:
+        for _ in range(count):
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+            assert head.startswith(b"HTTP/1.1 404 ")
+            length = re.search(rb"Content-Length: (\d+)", head)
+            assert length is not None
+            await reader.readexactly(int(length[1]))
+        await sending
+    finally:
+        sending.cancel()
+        writer.close()
 
 
 async def send_all(writer: asyncio.StreamWriter, data: bytes) -> None:

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,16 +28,26 @@ function transform(evt, headers, queryParams, raw) {
 """
 
 
+PORTS_FIRST, PORTS_EACH, PORT_PARTS = 10_000, 1_250, 16
+_ports_given: deque[int] = deque(maxlen=500)
+
+
 def free_port() -> int:
     """A port that nobody listens on; restarts need to find the same one again.
 
-    From below the range that the system gives to outgoing connections: one of those may take it in between.
+    From below the range that the system gives to outgoing connections: one of those may take it in between. So may
+    another test, until the relay listens: each of the workers that run tests beside each other has its own part of the
+    range, and gives none of it twice in a row.
     """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % PORT_PARTS
+    first = PORTS_FIRST + worker * PORTS_EACH
     while True:
-        port = random.randrange(10_000, 30_000)
+        port = random.randrange(first, first + PORTS_EACH)
         with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
+            if port not in _ports_given:
+                probe.bind(("127.0.0.1", port))
+                _ports_given.append(port)
+                return port
 
 
 @dataclass
