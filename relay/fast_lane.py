@@ -66,10 +66,9 @@ Answering: TypeAlias = Callable[[Plain], Awaitable[tuple[bytes, bool]]]
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """How plain requests are answered. `is_open` is False while the relay stops: then aiohttp says the goodbyes."""
+    """How plain requests are answered. While the relay stops each answer is its connection's last."""
 
     answer: Answering
-    is_open: Callable[[], bool]
     header_bytes_max: int
     headers_max: int
     #: Connections that wait for the rest of a request.
@@ -146,7 +145,7 @@ class FastConnection(Connection):
     def go_on(self) -> None:
         """Take the next request that is held, or wait for the rest of it, or give it all to aiohttp."""
         lane = self.lane
-        found = read_plain(self.held, lane.headers_max, lane.header_bytes_max) if lane.is_open() else None
+        found = read_plain(self.held, lane.headers_max, lane.header_bytes_max)
         if found is UNFINISHED:
             if self.ended:
                 self.force_close()  # cut short

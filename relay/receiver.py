@@ -58,7 +58,7 @@ class Receiver:
         self.bodies_bytes_held = 0
         self.draining = False
         self.drained = asyncio.Event()
-        self.lane = Lane(self.answer_plain, self.is_taking, settings.header_bytes_max, settings.headers_max)
+        self.lane = Lane(self.answer_plain, settings.header_bytes_max, settings.headers_max)
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[self.receive_unrouted])
@@ -120,9 +120,6 @@ class Receiver:
         except Exception as error:  # noqa: BLE001 - see above
             self.telemetry.surprised("receiver", error)
             return Rejected("internal", "the relay could not handle this request, send it again")
-
-    def is_taking(self) -> bool:
-        return not self.draining
 
     async def answer_plain(self, plain: Plain) -> tuple[bytes, bool]:
         """`receive` for a request of the fast lane, which is whole already: the answer's bytes, and whether it is the

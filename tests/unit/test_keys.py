@@ -186,6 +186,23 @@ async def test_only_trusted_tls(tmp_path: Path) -> None:
         assert server.asked == []
 
 
+async def test_never_without_tls() -> None:
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(text="keys that anybody on the way could have changed")
+
+    app = web.Application()
+    app.router.add_get("/jwks", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    keys = KeyResolver(config.Keys(), Path(), Telemetry())
+    try:
+        assert await fetch(keys, Wanted("plain", f"http://127.0.0.1:{runner.addresses[0][1]}/jwks")) == {}
+    finally:
+        await keys.close()
+        await runner.cleanup()
+
+
 async def test_a_flood_of_names_is_limited_by_host(tmp_path: Path) -> None:
     clock = Clock()
     async with key_server(tmp_path, HOST) as server, resolver(server, clock) as keys:
