@@ -36,7 +36,10 @@ def verify(
     `url` is the URL as the provider sees it, with the query; some sign it. Empty secrets and signatures never match.
     `documents` are those of `wanted` that could be had, by their names.
     """
-    reader = Reader(scheme.headers, request, url, body, scheme.options, documents)
+    return judged(scheme, secrets, Reader(scheme.headers, request, url, body, scheme.options, documents), now_s)
+
+
+def judged(scheme: Scheme, secrets: Sequence[str], reader: Reader, now_s: float) -> Verified | Rejected:
     refusal = scheme.judge(reader, secrets, now_s)
     if refusal is not None:
         return refusal
@@ -65,10 +68,7 @@ def explain(
     """The same judgement with its steps, for a person who holds the secret: they hold expected signatures."""
     reader = Reader(scheme.headers, request, url, body, scheme.options, documents)
     reader.steps = []
-    refusal = scheme.judge(reader, secrets, now_s)
-    if refusal is not None:
-        return refusal, reader.steps
-    return Verified(first_id(scheme.delivery_id, reader), first_id(scheme.event_type, reader)), reader.steps
+    return judged(scheme, secrets, reader, now_s), reader.steps
 
 
 def sign(scheme: Scheme, secret: str, request: Request, *, url: str, now_s: float, delivery_id: str) -> Request:

@@ -23,7 +23,6 @@ from relay.schemes.shared import VERBATIM, any_match, decoded, mismatch, need_ke
 SIGNATURE: Final = parse_place("form:bt_signature")
 PAYLOAD: Final = parse_place("form:bt_payload")
 FOREIGN: Final = re.compile(rb"[^A-Za-z0-9+=/\n]")
-CHALLENGE: Final = re.compile(r"[a-f0-9]{20,32}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,13 +60,6 @@ class Braintree(Scheme):
 
     def headers_judged(self) -> frozenset[bytes]:
         return frozenset()
-
-
-def challenge_answer(private_key: str, public_key: str, challenge: str) -> str:
-    """The answer to `?bt_challenge=…`, asked when the URL is saved. Raises ValueError when it is none."""
-    if not CHALLENGE.fullmatch(challenge):
-        raise ValueError("bt_challenge is not 20 to 32 hex digits")
-    return f"{public_key}|{hmac.digest(derived(utf8(private_key)), utf8(challenge), 'sha1').hex()}"
 
 
 def derived(private_key: bytes) -> bytes:

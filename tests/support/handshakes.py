@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+from relay.handshakes import HandshakeAnswer, answer_unsigned
 from relay.models import Request
-from tests.support.requests import request_to
+from relay.presets import preset_for
+from tests.support.requests import URL, request_to
 
 FILE = Path(__file__).parent.parent / "data" / "handshakes.json"
 
@@ -63,3 +66,11 @@ def cases() -> list[Case]:
 def case(provider: str) -> Case:
     """The first one of this provider."""
     return next(each for each in cases() if each.name.startswith(f"{provider}-"))
+
+
+def braintree_answer(private_key: str, public_key: str, challenge: str) -> str | None:
+    """What a source of Braintree answers to `?bt_challenge=…`; None when it signs nothing."""
+    preset = preset_for("braintree", {"public_key": public_key}, file=None, key="sources.x")
+    request = request_to(f"{URL}?bt_challenge={quote(challenge, safe='')}", {}, method="GET")
+    answer = answer_unsigned(preset, request, url=URL, body=b"", secrets=[private_key])
+    return answer.body.decode() if isinstance(answer, HandshakeAnswer) else None

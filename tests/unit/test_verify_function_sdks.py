@@ -11,8 +11,8 @@ import pytest
 
 from relay.models import Request
 from relay.presets import load_preset, preset_for
-from relay.schemes.braintree import challenge_answer
 from relay.verify import sign
+from tests.support.handshakes import braintree_answer
 from tests.support.oracles import oracle
 from tests.support.requests import NOW, URL, code, judge, request_to
 
@@ -106,4 +106,4 @@ def test_braintree_reads_what_we_sign() -> None:
 
 def test_braintree_challenge() -> None:
     challenge = "20f9f8ed05f77439fe955c977e4c8a53"
-    assert challenge_answer("priv", "pub", challenge) == gateway().webhook_notification.verify(challenge)
+    assert braintree_answer("priv", "pub", challenge) == gateway().webhook_notification.verify(challenge)
