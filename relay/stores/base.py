@@ -7,10 +7,10 @@ Many calls may be in flight at once: committing them in groups is the store's bu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from relay.errors import TransformError
+from relay.errors import StoreUnavailable, TransformError
 from relay.models import (
     Accepted,
     ClaimedDelivery,
@@ -44,6 +44,9 @@ class Store(Protocol):
         not stored again and answers the first one's id. A key of None is never a duplicate.
         """
 
+    def accept_then(self, delivery: Delivery, answer: Callable[[Accepted | StoreUnavailable], None]) -> None:
+        """`accept` of one delivery without waiting: never raises, and calls `answer` once, later, on the event loop."""
+
     async def claim_deliveries(
         self, limit: int, lease_seconds: float, per_source_max: dict[str, int]
     ) -> list[ClaimedDelivery]:
@@ -59,6 +62,11 @@ class Store(Protocol):
         first seen less than the window ago is not stored again. Raises LeaseLost, changing nothing, when the claim
         is no longer held.
         """
+
+    async def finish_deliveries(
+        self, finishes: Sequence[tuple[ClaimedDelivery, Sequence[Event]]]
+    ) -> list[Finished | None]:
+        """`finish_delivery` of several, each for itself; None where the claim is no longer held."""
 
     async def fail_delivery(self, claim: ClaimedDelivery, error: TransformError) -> None:
         """The delivery is dead with the error's code and text. Raises LeaseLost like finish_delivery."""

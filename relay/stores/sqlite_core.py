@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from relay.errors import StoreUnavailable
+from relay.models import Accepted
 from relay.stores.sqlite_leases import Books, LaneBook, Leases
 from relay.stores.sqlite_reads import Reader
 from relay.stores.sqlite_writer import Writer
@@ -42,6 +43,7 @@ class SqliteCore:
         self._last_source = ""
         self._oldest_pending_seq = 0
         self._latest_ms = clock_ms()
+        self._accepting: set[asyncio.Future[list[Accepted]]] = set()
         self._closing: asyncio.Task[None] | None = None
         if books.received_by_source:
             self._deliveries_changed.set()

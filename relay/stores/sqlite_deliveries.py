@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
-from relay.errors import LeaseLost, TransformError
+from relay.errors import LeaseLost, StoreUnavailable, TransformError
 from relay.models import Accepted, ClaimedDelivery, Delivery, DeliveryState, Event, Finished
 from relay.stores import sqlite_transitions
 from relay.stores.sqlite_core import CLAIM_MAX, ROW_BYTES, SqliteCore, wait_for
@@ -31,6 +32,21 @@ class SqliteDeliveries(SqliteCore):
                     self._deliveries_changed.set()
 
         return await self._owner.submit(run, apply=apply, size_bytes=size, grows=True)
+
+    def accept_then(self, delivery: Delivery, answer: Callable[[Accepted | StoreUnavailable], None]) -> None:
+        """See Store."""
+        task = asyncio.ensure_future(self.accept([delivery]))
+        self._accepting.add(task)
+
+        def tell(done: asyncio.Future[list[Accepted]]) -> None:
+            self._accepting.discard(task)
+            error = None if done.cancelled() else done.exception()
+            if error is None:
+                answer(done.result()[0])
+            else:
+                answer(error if isinstance(error, StoreUnavailable) else StoreUnavailable(str(error)))
+
+        task.add_done_callback(tell)
 
     async def claim_deliveries(
         self, limit: int, lease_seconds: float, per_source_max: dict[str, int]
@@ -96,6 +112,20 @@ class SqliteDeliveries(SqliteCore):
         if done is None:
             raise LeaseLost("the delivery is no longer received")
         return done.finished
+
+    async def finish_deliveries(
+        self, finishes: Sequence[tuple[ClaimedDelivery, Sequence[Event]]]
+    ) -> list[Finished | None]:
+        """See Store."""
+        done = await asyncio.gather(*(self.finish_delivery(*each) for each in finishes), return_exceptions=True)
+        return [self._finished(each) for each in done]
+
+    def _finished(self, done: Finished | BaseException) -> Finished | None:
+        if isinstance(done, LeaseLost):
+            return None
+        if isinstance(done, BaseException):
+            raise done
+        return done
 
     async def fail_delivery(self, claim: ClaimedDelivery, error: TransformError) -> None:
         """The delivery is dead with the error's code and message; see Store."""
