@@ -15,24 +15,22 @@ import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 from aiohttp import web
 
 from relay import __version__
 from relay.config import Config
-from relay.connection import Connection, PublicRunner, find_room, raise_files_limit
+from relay.connection import PublicRunner, find_room, raise_files_limit
 from relay.console import operator_app
 from relay.console_rejected import add_rejected
 from relay.dev_sink import DevSink, TerminalSink
-from relay.fast_lane import FastConnection
 from relay.forwarder import Forwarder
 from relay.inngest import InngestSink, Sink
 from relay.judge import Judge
 from relay.keys import KeyResolver
 from relay.pipeline import Pipeline
-from relay.receiver import LINGER_SECONDS, Receiver
+from relay.receiver import KEEPALIVE_SECONDS, LINGER_SECONDS, Receiver
 from relay.rejected import RejectedRequests
 from relay.reloading import Reloader
 from relay.sandbox import SandboxPool
@@ -44,7 +42,6 @@ from relay.stores.sqlite_pen import SqlitePen
 from relay.supervisor import PRUNE_EVERY_SECONDS, Stopping, Supervisor, housekeep, listen, listening_url
 from relay.telemetry import LibraryLines, Telemetry
 
-KEEPALIVE_SECONDS: Final = 60.0
 #: What a connection has left for its last answer once the drain is over.
 CUT_SECONDS: Final = 0.5
 
@@ -158,13 +155,13 @@ class Relay:
             self.receiver.app(),
             self.receiver.refuse,
             room,
-            partial(FastConnection, lane=self.receiver.lane) if settings.fast_lane else Connection,
+            self.receiver.lane if settings.fast_lane else None,
             access_log=None,
             auto_decompress=False,  # signatures are over the bytes on the wire
             max_headers=settings.headers_max + 1,  # one more, so that the answer is ours and not the parser's
             max_field_size=settings.header_bytes_max,
             max_line_size=settings.header_bytes_max,
-            keepalive_timeout=KEEPALIVE_SECONDS,  # also the time a new connection has for its headers
+            keepalive_timeout=KEEPALIVE_SECONDS,
             lingering_time=LINGER_SECONDS,
             shutdown_timeout=CUT_SECONDS,
         )

@@ -15,9 +15,9 @@ from typing import Any, Final, TypeAlias
 from aiohttp import web
 from aiohttp.http import HttpProcessingError, RawRequestMessage
 
-Refuse: TypeAlias = Callable[[BaseException | None], web.Response]
+from relay.fast_lane import Lane
 
-Make: TypeAlias = Callable[..., web.RequestHandler]
+Refuse: TypeAlias = Callable[[BaseException | None], web.Response]
 
 #: Each connection is an open file. So many are asked for, where the system allows it …
 FILES_WANTED: Final = 65_536
@@ -49,7 +49,7 @@ class Connection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        if len(self.server.connections) > self.server.room.connections:
+        if self.server.is_full():
             self.refuse(TooManyConnections(f"{self.server.room.connections} connections are open"))
             self.force_close()
 
@@ -86,29 +86,43 @@ class Connection(web.RequestHandler):
 
 
 class Connections(web.Server):
-    """The library's server with our connections."""
+    """The library's server with our connections, which begin in the fast lane when there is one."""
 
-    def __init__(self, server: web.Server, refuse: Refuse, room: Room, make: Make) -> None:
+    def __init__(self, server: web.Server, refuse: Refuse, room: Room, lane: Lane | None) -> None:
         super().__init__(server.request_handler, request_factory=server.request_factory, **server._kwargs)
-        self.refuse, self.room, self.make = refuse, room, make
+        self.refuse, self.room, self.lane = refuse, room, lane
+        if lane is not None:
+            lane.slow, lane.is_full = self.slow, self.is_full
 
-    def __call__(self) -> web.RequestHandler:
-        return self.make(self, loop=self._loop, **self._kwargs)
+    def __call__(self) -> asyncio.Protocol:  # type: ignore[override]  # all that asyncio wants
+        return self.slow() if self.lane is None else self.lane()
+
+    def slow(self) -> Connection:
+        return Connection(self, loop=self._loop, **self._kwargs)
+
+    def is_full(self) -> bool:
+        fast = len(self.lane.connections) if self.lane else 0
+        return len(self.connections) + fast > self.room.connections
+
+    async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - the library's
+        if self.lane is not None:
+            self.lane.close()
+        await super().shutdown(timeout)
 
 
 class PublicRunner(web.AppRunner):
-    """Runs an application for strangers. `make` makes the connections."""
+    """Runs an application for strangers."""
 
-    __slots__ = ("make", "refuse", "room")
+    __slots__ = ("lane", "refuse", "room")
 
     def __init__(
-        self, app: web.Application, refuse: Refuse, room: Room, make: Make | None = None, **limits: Any
+        self, app: web.Application, refuse: Refuse, room: Room, lane: Lane | None = None, **limits: Any
     ) -> None:
         super().__init__(app, **limits)
-        self.refuse, self.room, self.make = refuse, room, make or Connection
+        self.refuse, self.room, self.lane = refuse, room, lane
 
     async def _make_server(self) -> web.Server:
-        return Connections(await super()._make_server(), self.refuse, self.room, self.make)
+        return Connections(await super()._make_server(), self.refuse, self.room, self.lane)
 
 
 def find_room(files: int) -> Room:

@@ -1,12 +1,12 @@
-"""The common case of a webhook, without a web framework's cost: a whole, plain `POST /in/<source>` in one piece.
+"""The common case of a webhook, without a web framework's cost: a whole, plain `POST /in/<source>`.
 
-    bytes ──▶ plain request? ──yes──▶ Receiver.answer ──▶ bytes      this module
+    bytes ──▶ plain request? ──yes──▶ Receiver.take_plain ──▶ bytes      this module
                    │ no, or not whole in time, or anything unusual
                    ▼
               aiohttp's own protocol, with all the bytes so far, and for the rest of the connection
 
 What is taken here is a strict subset of HTTP/1.1 about which no two parsers disagree: one Content-Length, no
-Transfer-Encoding, Expect, Upgrade or Connection header (but keep-alive), no folded lines, no control characters.
+Transfer-Encoding, Expect or Upgrade, of Connection only keep-alive and close, no folded lines, no control characters.
 Nothing else is judged here, so the answers to everything unusual are aiohttp's in both lanes.
 """
 
@@ -14,13 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, TypeAlias
+from typing import Final, Protocol, cast
 
-from relay.connection import Connection, Connections
 from relay.models import RawHeaders
 
 #: A longer request, or one that is not whole after so many seconds, is aiohttp's.
@@ -28,22 +26,25 @@ REQUEST_BYTES_MAX: Final = 64 * 1024
 WHOLE_SECONDS: Final = 0.2
 #: More than this of what was pipelined behind a request that is being answered is not read yet.
 HELD_BYTES_MAX: Final = 256 * 1024
-#: While a request is being answered its connection is not idle.
-ANSWERING_SECONDS: Final = 3600.0
+#: How often connections are looked through for those that have been idle for too long.
+SWEEP_SECONDS: Final = 5.0
 
 FIRST_BYTES: Final = b"POST /in/"
 FIRST_LINE: Final = re.compile(rb"POST (/in/([a-z0-9][a-z0-9._-]{0,62})(?:\?[!-~]*)?) HTTP/1\.1\r\n")
-HEADER_LINES: Final = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\x00-\x08\x0a-\x1f\x7f]*\r\n)+")
-HEADER_LINE: Final = re.compile(rb"([^:\r\n]+):([^\r\n]*)\r\n")
+HEADER_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\x00-\x08\x0a-\x1f\x7f]*)\r\n")
+#: What a header line has beside its name and its value.
+LINE_BYTES: Final = len(b":\r\n")
 #: Headers that change how a request is read.
 READING: Final = frozenset(
     (b"content-length", b"host", b"connection", b"transfer-encoding", b"expect", b"upgrade", b"trailer", b"te")
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Plain:
-    """A whole plain request: `target` is path and query, `end` is where the next one begins."""
+    """A whole plain request: `target` is path and query, `end` is where the next one begins; `last` when the sender
+    wants the connection closed after the answer.
+    """
 
     source: str
     target: str
@@ -51,6 +52,7 @@ class Plain:
     headers: RawHeaders
     body: bytes
     end: int
+    last: bool = False
 
 
 class Unfinished(Enum):
@@ -60,26 +62,6 @@ class Unfinished(Enum):
 
 
 UNFINISHED: Final = Unfinished.UNFINISHED
-#: What answers: the request, whether this answer is to be the last → the bytes of the answer, and whether it is.
-Answering: TypeAlias = Callable[[Plain], Awaitable[tuple[bytes, bool]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Lane:
-    """How plain requests are answered. While the relay stops each answer is its connection's last."""
-
-    answer: Answering
-    header_bytes_max: int
-    headers_max: int
-    #: Connections that wait for the rest of a request.
-    waiting: set[FastConnection] = field(default_factory=set)
-
-    async def drain(self) -> None:
-        """For a stop: what has begun here goes on in aiohttp, which counts and answers it."""
-        for connection in list(self.waiting):
-            connection.go_slow()
-        for _ in range(3):  # until their handlers have begun
-            await asyncio.sleep(0)
 
 
 def read_plain(data: bytes, headers_max: int, head_bytes_max: int) -> Plain | Unfinished | None:
@@ -88,126 +70,237 @@ def read_plain(data: bytes, headers_max: int, head_bytes_max: int) -> Plain | Un
     if first is None:
         begins_so = data.startswith(FIRST_BYTES[: len(data)]) and len(data) < head_bytes_max
         return UNFINISHED if begins_so and b"\n" not in data else None
-    head_end = data.find(b"\r\n\r\n", first.end() - 2)
+    lines = first.end()
+    head_end = data.find(b"\r\n\r\n", lines - 2)
     if head_end < 0:
         return UNFINISHED if len(data) < head_bytes_max else None
-    if head_end > head_bytes_max or not HEADER_LINES.fullmatch(data, first.end(), head_end + 2):
+    found = HEADER_LINE.findall(data, lines, head_end + 2)
+    if head_end > head_bytes_max or len(found) > headers_max:
         return None
-    headers = tuple((name, text.strip(b" \t")) for name, text in HEADER_LINE.findall(data, first.end(), head_end + 2))
-    reading = [(name.lower(), text) for name, text in headers if name.lower() in READING]
-    length = plain_length(reading)
-    if length is None or len(headers) > headers_max:
+    if sum([len(name) + len(text) for name, text in found]) + LINE_BYTES * len(found) != head_end + 2 - lines:
+        return None  # there is something beside header lines
+    reading = [(lower, text) for name, text in found if (lower := name.lower()) in READING]
+    framing = plain_framing(reading)
+    if framing is None:
         return None
-    begin, end = head_end + 4, head_end + 4 + length
+    length, host, last = framing
+    begin = head_end + 4
+    end = begin + length
     if end > REQUEST_BYTES_MAX:
         return None
     if len(data) < end:
         return UNFINISHED
-    host = dict(reading)[b"host"].decode("utf-8", "surrogateescape")
-    return Plain(first[2].decode(), first[1].decode(), host, headers, data[begin:end], end)
+    headers = tuple([(name, text.strip(b" \t")) for name, text in found])
+    return Plain(first[2].decode(), first[1].decode(), host, headers, data[begin:end], end, last)
 
 
-def plain_length(reading: list[tuple[bytes, bytes]]) -> int | None:
-    """The body's length, when the headers that change the reading are one length, one host, at most a keep-alive."""
-    lengths = [text for name, text in reading if name == b"content-length"]
-    hosts = [text for name, text in reading if name == b"host"]
-    others = [(name, text.lower()) for name, text in reading if name not in (b"content-length", b"host")]
-    if len(lengths) != 1 or len(hosts) != 1 or not hosts[0] or others not in ([], [(b"connection", b"keep-alive")]):
+def plain_framing(reading: list[tuple[bytes, bytes]]) -> tuple[int, str, bool] | None:
+    """The body's length, the host, and whether this is the last request, when the headers that change the reading are
+    one length, one host, and at most one Connection.
+    """
+    framing = {name: text.strip(b" \t") for name, text in reading}
+    length, host = framing.pop(b"content-length", b""), framing.pop(b"host", b"")
+    connection = framing.pop(b"connection", None)
+    if framing or len(reading) != (2 if connection is None else 3):
+        return None  # something else, or one of them twice
+    if not host or not length.isdigit() or len(length) > 9:
         return None
-    return int(lengths[0]) if lengths[0].isdigit() and len(lengths[0]) <= 9 else None
+    if connection is not None and (connection := connection.lower()) not in (b"keep-alive", b"close"):
+        return None
+    return int(length), host.decode("utf-8", "surrogateescape"), connection == b"close"
 
 
-class FastConnection(Connection):
-    """A connection that begins in the fast lane."""
+class Lane:
+    """All connections in the fast lane, and how their requests are taken: `take(request, connection)` sees to it that
+    the connection's `answer` is called once. `slow` makes aiohttp's protocol for a connection that leaves.
+    """
 
-    __slots__ = ("answering", "ended", "held", "lane", "slow", "task", "waiting")
+    def __init__(
+        self,
+        take: Callable[[Plain, FastConnection], None],
+        header_bytes_max: int,
+        headers_max: int,
+        idle_seconds: float = 60.0,
+    ) -> None:
+        self.take, self.header_bytes_max, self.headers_max = take, header_bytes_max, headers_max
+        self.sweeps_max = max(1, round(idle_seconds / SWEEP_SECONDS))
+        self.connections: set[FastConnection] = set()
+        self.slow: Callable[[], SlowConnection]
+        self.is_full: Callable[[], bool]
+        self._sweeping: asyncio.TimerHandle | None = None
 
-    def __init__(self, server: Connections, lane: Lane, **limits: Any) -> None:
-        super().__init__(server, **limits)
+    def __call__(self) -> FastConnection:
+        return FastConnection(self)
+
+    def add(self, connection: FastConnection) -> None:
+        self.connections.add(connection)
+        if self._sweeping is None:
+            self._sweeping = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self.sweep)
+
+    def sweep(self) -> None:
+        """Close what has been idle for too long."""
+        for connection in list(self.connections):
+            connection.idle_sweeps += 1
+            if connection.idle_sweeps > self.sweeps_max and not connection.answering:
+                connection.transport.close()
+        self._sweeping = None
+        if self.connections:
+            self._sweeping = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self.sweep)
+
+    async def drain(self) -> None:
+        """For a stop: what has begun here goes on in aiohttp, which counts and answers it."""
+        for connection in list(self.connections):
+            if connection.waiting is not None:
+                connection.go_slow()
+        for _ in range(3):  # until their handlers have begun
+            await asyncio.sleep(0)
+
+    def close(self) -> None:
+        for connection in list(self.connections):
+            connection.transport.close()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+
+
+class SlowConnection(Protocol):
+    """What a connection that leaves the fast lane becomes: aiohttp's protocol."""
+
+    def connection_made(self, transport: asyncio.BaseTransport, /) -> None: ...
+    def data_received(self, data: bytes, /) -> None: ...
+    def eof_received(self) -> bool: ...
+    def pause_writing(self) -> None: ...
+    def force_close(self) -> None: ...
+
+
+class FastConnection(asyncio.Protocol):
+    """A connection, as long as nothing unusual comes. One request at a time is being answered."""
+
+    __slots__ = (
+        "answering",
+        "ended",
+        "held",
+        "idle_sweeps",
+        "lane",
+        "lost",
+        "paused",
+        "stuck",
+        "task",
+        "transport",
+        "waiting",
+    )
+    transport: asyncio.Transport
+
+    def __init__(self, lane: Lane) -> None:
         self.lane = lane
         self.held = b""
-        self.slow = self.answering = self.ended = False
-        self.waiting: asyncio.TimerHandle | None = None
+        self.answering = self.ended = self.lost = False
+        self.paused = self.stuck = False  # stuck: an answer was written that its sender has to read first
+        self.idle_sweeps = 0
+        self.waiting: asyncio.TimerHandle | None = None  # for the rest of a request
         self.task: asyncio.Task[None] | None = None  # the loop itself holds tasks only weakly
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one by its methods only
+        self.lane.add(self)
+        if self.lane.is_full():
+            self.go_slow()  # who refuses it
+
     def data_received(self, data: bytes) -> None:
-        if self.slow:
-            super().data_received(data)
-            return
-        if self._force_close or self._close:
-            return  # refused, or on its way out
-        self.held = self.held + data if self.held else data
+        if self.held:
+            data = self.held + data
         if not self.answering:
-            self.go_on()
-        elif len(self.held) > HELD_BYTES_MAX and self.transport is not None:
+            self.go_on(data)
+            return
+        self.held = data
+        if len(data) > HELD_BYTES_MAX:
             self.transport.pause_reading()
 
-    def go_on(self) -> None:
-        """Take the next request that is held, or wait for the rest of it, or give it all to aiohttp."""
+    def go_on(self, data: bytes) -> None:
+        """Take the next request that is there, or wait for the rest of it, or give it all to aiohttp."""
         lane = self.lane
-        found = read_plain(self.held, lane.headers_max, lane.header_bytes_max)
+        found = read_plain(data, lane.headers_max, lane.header_bytes_max)
         if found is UNFINISHED:
+            self.held = data
             if self.ended:
-                self.force_close()  # cut short
+                self.transport.close()  # cut short
             elif self.waiting is None:
-                lane.waiting.add(self)
-                self.waiting = self._loop.call_later(WHOLE_SECONDS, self.go_slow)
+                self.waiting = asyncio.get_running_loop().call_later(WHOLE_SECONDS, self.go_slow)
             return
         if not isinstance(found, Plain):
+            self.held = data
             self.go_slow()
             return
-        self.stop_waiting()
-        self.held = self.held[found.end :]
-        self.answering = True
-        self._next_keepalive_close_time = self._loop.time() + ANSWERING_SECONDS
-        self.task = self._loop.create_task(self.answer(found))
-
-    async def answer(self, plain: Plain) -> None:
-        try:
-            text, last = await self.lane.answer(plain)
-        except BaseException:
-            self.force_close()  # nobody would ever answer
-            raise
-        if self.transport is not None:
-            self.transport.write(text)
-            with suppress(ConnectionError):
-                await self._drain_helper()  # who does not read answers gets no more of them
-        self.answering = False
-        if self.transport is None:
-            return
-        if last or (self.ended and not self.held):
-            self.force_close()
-            return
-        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        if len(self.held) > HELD_BYTES_MAX:
-            self.transport.resume_reading()
-        if self.held:
-            self.go_on()
-
-    def go_slow(self) -> None:
-        """From here on the connection is aiohttp's."""
-        self.stop_waiting()
-        self.slow = True
-        held, self.held = self.held, b""
-        super().data_received(held)
-        if self.ended and not super().eof_received():
-            self.force_close()
-
-    def stop_waiting(self) -> None:
         if self.waiting is not None:
             self.waiting.cancel()
             self.waiting = None
-            self.lane.waiting.discard(self)
+        self.held = data[found.end :]
+        self.answering = True
+        lane.take(found, self)
 
-    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio reads it
-        if self.slow:
-            return super().eof_received()
-        if self.answering:
-            self.ended = True
-            return True  # the answer is still wanted
-        self.force_close()  # a request that was cut short, or none at all
-        return False
+    def answer(self, text: bytes, *, last: bool = False) -> None:
+        """The answer to the request that was taken; then the next one's turn comes."""
+        if self.lost:
+            return
+        self.transport.write(text)
+        if last or (self.ended and not self.held):
+            self.transport.close()
+        elif self.paused:
+            self.stuck = True
+        else:
+            self.be_ready()
+
+    def be_ready(self) -> None:
+        self.answering = False
+        self.idle_sweeps = 0
+        if self.held:
+            asyncio.get_running_loop().call_soon(self.go_on_held)
+
+    def go_on_held(self) -> None:
+        if self.lost or self.answering or self.transport.is_closing():
+            return
+        held, self.held = self.held, b""
+        if len(held) > HELD_BYTES_MAX:
+            self.transport.resume_reading()
+        self.go_on(held)
+
+    def go_slow(self) -> None:
+        """From here on the connection is aiohttp's."""
+        slow = self.leave()
+        slow.connection_made(self.transport)
+        if self.paused:
+            slow.pause_writing()
+        if self.held:
+            slow.data_received(self.held)
+        if self.ended and not slow.eof_received():
+            slow.force_close()
+
+    def leave(self) -> SlowConnection:
+        slow = self.lane.slow()
+        self.forget()
+        self.lost = True
+        self.transport.set_protocol(slow)  # type: ignore[arg-type]  # it is one
+        return slow
+
+    def forget(self) -> None:
+        if self.waiting is not None:
+            self.waiting.cancel()
+            self.waiting = None
+        self.lane.connections.discard(self)
+
+    def pause_writing(self) -> None:
+        """Who does not read answers gets no more of them."""
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        if self.stuck:
+            self.stuck = False
+            self.be_ready()
+
+    def eof_received(self) -> bool:
+        self.ended = True
+        return self.answering or (bool(self.held) and self.waiting is None)  # else one was cut short, or there is none
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self.stop_waiting()
-        super().connection_lost(exc)
+        self.lost = True
+        self.forget()

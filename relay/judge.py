@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 from urllib.parse import parse_qsl
 
-from ulid import ULID
-
 from relay.bodies import decode_body
 from relay.budget import Budget
 from relay.config import Receiver as ReceiverSettings
@@ -21,15 +19,19 @@ from relay.config import environment_is_valid
 from relay.diagnosis import diagnose
 from relay.errors import Rejected
 from relay.handshakes import HandshakeAnswer, answer_signed, answer_unsigned, pairing_closed
+from relay.ids import new_id
 from relay.keys import KeyResolver
 from relay.models import Delivery, Request
 from relay.schemes.base import Scheme
+from relay.schemes.places import Reader, first_id
 from relay.sources import RunningSource
 from relay.stores.base import Store
 from relay.stores.pen import Pen, RejectedRequest
-from relay.verify import Verified, verify, wanted
+from relay.verify import Verified, Vouches, verify, voucher, wanted
 
 ENVIRONMENT_NAME: Final = "x-inngest-env"
+ENVIRONMENT_BYTES: Final = ENVIRONMENT_NAME.encode()
+ENCODING_NAME: Final = b"content-encoding"
 #: A flood of forgeries is refused without asking why each of them is wrong.
 DIAGNOSES_PER_SECOND: Final = 20.0
 #: … and a flood at one source leaves some for the others.
@@ -52,6 +54,18 @@ class Asked:
     now_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class Usual:
+    """What is the same for every request to a source: who vouches, which headers are read, whether a POST may be a
+    handshake.
+    """
+
+    source: RunningSource
+    vouches: Vouches
+    headers: frozenset[bytes]
+    shakes_hands: bool
+
+
 class Judge:
     """Holds what judging a request needs beside the request."""
 
@@ -62,6 +76,36 @@ class Judge:
         self.settings, self.clock_ms = settings, clock_ms
         self.diagnoses = Budget(2 * DIAGNOSES_PER_SECOND, DIAGNOSES_PER_SECOND)
         self.diagnoses_of: dict[str, Budget] = {}
+        self.usual: dict[str, Usual] = {}
+
+    def judge_usual(self, source: RunningSource, request: Request, url: str) -> Delivery | None:
+        """`judge` for a POST that nothing is unusual about, at once; None: it is for `judge` to say."""
+        usual = self.usual.get(source.name)
+        if usual is None or usual.source is not source:
+            usual = self.usual[source.name] = self.find_usual(source)
+        reader = Reader(usual.headers, request, url, request.body, source.preset.scheme.options)
+        if ENCODING_NAME in reader.headers or (usual.shakes_hands and self.is_handshake(source, request, url)):
+            return None
+        now_ms = self.clock_ms()
+        if not usual.vouches(reader, self.now_s(now_ms)):
+            return None
+        named = request.query or ENVIRONMENT_BYTES in reader.headers
+        environment = environment_asked(request, source) if named else None
+        if isinstance(environment, Rejected):
+            return None
+        key = first_id(source.preset.scheme.delivery_id, reader)
+        return Delivery(new_id(), source.name, key, now_ms, request, environment)
+
+    def find_usual(self, source: RunningSource) -> Usual:
+        preset = source.preset
+        vouches = nobody if preset.keeps_secrets else voucher(preset.scheme, source.settings.secrets)
+        shakes_hands = any(handshake.method == "POST" for handshake in preset.handshakes)
+        return Usual(source, vouches, preset.scheme.headers | {ENCODING_NAME, ENVIRONMENT_BYTES}, shakes_hands)
+
+    def is_handshake(self, source: RunningSource, request: Request, url: str) -> bool:
+        preset, secrets, body = source.preset, source.settings.secrets, request.body
+        answers = (answer_unsigned, answer_signed)
+        return any(answer(preset, request, url=url, body=body, secrets=secrets) is not None for answer in answers)
 
     async def judge(self, source: RunningSource, request: Request, url: str) -> Judgement:
         """The stage's main path after reading. A handshake's answer is given only when all it asks for is done."""
@@ -83,7 +127,7 @@ class Judge:
         environment = environment_asked(request, source)
         if isinstance(environment, Rejected):
             return environment
-        return Delivery(str(ULID()), source.name, verified.key, asked.now_ms, request, environment)
+        return Delivery(new_id(), source.name, verified.key, asked.now_ms, request, environment)
 
     async def verify(self, asked: Asked) -> Verified | Rejected:
         """Genuine, or why not: the cause is looked for, and the request kept for a person to look at."""
@@ -92,7 +136,7 @@ class Judge:
             return verified
         refused = self.diagnosed(asked, verified, documents)
         rejected = RejectedRequest(
-            id=str(ULID()),
+            id=new_id(),
             source=asked.source.name,
             received_ms=asked.now_ms,
             url=asked.url,
@@ -105,7 +149,13 @@ class Judge:
 
     async def verify_with_keys(self, scheme: Scheme, asked: Asked) -> tuple[Verified | Rejected, dict[str, bytes]]:
         """The verdict, and the documents it needed: fetched only for a request that nothing else is wrong with."""
-        secrets, request, url, body, now_s = asked.secrets, asked.request, asked.url, asked.body, self.now_s(asked)
+        secrets, request, url, body, now_s = (
+            asked.secrets,
+            asked.request,
+            asked.url,
+            asked.body,
+            self.now_s(asked.now_ms),
+        )
         verified = verify(scheme, secrets, request, url=url, body=body, now_s=now_s)
         if isinstance(verified, Verified) or verified.code != "key_unreachable":
             return verified, {}
@@ -127,16 +177,16 @@ class Judge:
             asked.request,
             url=asked.url,
             body=asked.body,
-            now_s=self.now_s(asked),
+            now_s=self.now_s(asked.now_ms),
             documents=documents,
         )
         for budget in (own, self.diagnoses):
             budget.charge((time.thread_time() - started) / DIAGNOSIS_SECONDS)
         return found
 
-    def now_s(self, asked: Asked) -> float:
+    def now_s(self, now_ms: int) -> float:
         """The time that signatures are judged at: the clock's, or the one that tests configure."""
-        return asked.now_ms / 1000 if self.settings.clock_s is None else self.settings.clock_s
+        return now_ms / 1000 if self.settings.clock_s is None else self.settings.clock_s
 
     async def secrets_of(self, source: RunningSource) -> tuple[str, ...]:
         """Those of the configuration, and those that came in a handshake."""
@@ -161,6 +211,11 @@ class Judge:
         configured = bool(source.settings.secrets)
         kept = await self.store.keep_secret(source.name, secret, asked.now_ms, configured=configured)
         return None if kept else pairing_closed(source.name)
+
+
+def nobody(reader: Reader, now_s: float) -> bool:
+    """Vouches for nothing: for sources whose secrets have to be asked for."""
+    return False
 
 
 def environment_asked(request: Request, source: RunningSource) -> str | Rejected | None:

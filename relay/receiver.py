@@ -17,7 +17,7 @@ from aiohttp.typedefs import Handler
 
 from relay.config import Receiver as ReceiverSettings
 from relay.errors import Rejected, StoreUnavailable
-from relay.fast_lane import Lane, Plain
+from relay.fast_lane import FastConnection, Lane, Plain
 from relay.judge import Judge
 from relay.models import Accepted, Delivery, Request
 from relay.receiver_http import (
@@ -30,6 +30,7 @@ from relay.receiver_http import (
     target,
     to_request,
     unreadable,
+    unstorable,
 )
 from relay.sources import RunningSource
 from relay.stores.base import Store
@@ -37,6 +38,8 @@ from relay.telemetry import UNKNOWN_SOURCE, Telemetry
 
 #: Bodies being read at one time, together; a request beyond it is told to come back.
 BODIES_BYTES_MAX: Final = 256 * 1024 * 1024
+#: How long a connection may be idle; also the time that a new one has for its headers.
+KEEPALIVE_SECONDS: Final = 60.0
 #: How long a refused sender may go on sending before the connection is cut.
 LINGER_SECONDS: Final = 5.0
 
@@ -51,6 +54,8 @@ class Receiver:
         judge: Judge,
         settings: ReceiverSettings,
         telemetry: Telemetry,
+        *,
+        idle_seconds: float = KEEPALIVE_SECONDS,
     ) -> None:
         self.store, self.sources, self.judge = store, sources, judge
         self.settings, self.telemetry = settings, telemetry
@@ -58,7 +63,7 @@ class Receiver:
         self.bodies_bytes_held = 0
         self.draining = False
         self.drained = asyncio.Event()
-        self.lane = Lane(self.answer_plain, settings.header_bytes_max, settings.headers_max)
+        self.lane = Lane(self.take_plain, settings.header_bytes_max, settings.headers_max, idle_seconds)
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[self.receive_unrouted])
@@ -112,7 +117,7 @@ class Receiver:
         try:
             return await taking
         except StoreUnavailable as error:
-            return Rejected("store_unavailable", "the relay cannot store this now, send it again", str(error))
+            return unstorable(error)
         except HttpProcessingError as error:
             return unreadable(error)
         except (ConnectionResetError, asyncio.CancelledError):
@@ -121,36 +126,70 @@ class Receiver:
             self.telemetry.surprised("receiver", error)
             return Rejected("internal", "the relay could not handle this request, send it again")
 
-    async def answer_plain(self, plain: Plain) -> tuple[bytes, bool]:
-        """`receive` for a request of the fast lane, which is whole already: the answer's bytes, and whether it is the
-        connection's last.
+    def take_plain(self, plain: Plain, connection: FastConnection) -> None:
+        """`receive` for a request of the fast lane, which is whole already. When nothing is unusual about it, it is
+        judged here and now, and nothing waits for the store but a callback.
         """
         began, size = time.perf_counter(), len(plain.body)
         self.requests_held += 1
         self.bodies_bytes_held += size
         try:
-            answer = await self.outcome(self.take_plain(plain))
-        finally:
-            self.release(size)
-        self.report(plain.source, answer, time.perf_counter() - began, size)
-        source = self.sources.get(plain.source)
-        if isinstance(answer, Accepted) and not self.draining and (source is None or source.preset.answer is None):
-            return accepted_bytes(answer), False
-        response = respond(answer, source)
-        last = self.draining or response.keep_alive is False
-        return response_bytes(response, last=last), last
+            delivery = self.judge_plain(plain)
+        except Exception as error:  # noqa: BLE001 - as in `outcome`
+            self.telemetry.surprised("receiver", error)
+            delivery = None  # the longer way will say what it makes of it
+        if delivery is None:
+            connection.task = asyncio.get_running_loop().create_task(self.answer_plain(plain, connection, began))
+            return
 
-    async def take_plain(self, plain: Plain) -> Answer:
+        def answer(accepted: Accepted | StoreUnavailable) -> None:
+            self.release(size)
+            if isinstance(accepted, Accepted) and not (self.draining or self.has_own_answer(delivery.source)):
+                self.telemetry.took(delivery.source, accepted, time.perf_counter() - began, size)
+                connection.answer(accepted_bytes(accepted, last=plain.last), last=plain.last)
+            else:
+                told = accepted if isinstance(accepted, Accepted) else unstorable(accepted)
+                self.answer_fully(plain, told, connection, began)
+
+        self.store.accept_then(delivery, answer)
+
+    def judge_plain(self, plain: Plain) -> Delivery | None:
+        """The delivery, when there is nothing to refuse and nothing to wait for."""
+        source = self.find(plain.source, "POST", len(plain.headers), len(plain.body))
+        if isinstance(source, Rejected) or self.bodies_bytes_held > BODIES_BYTES_MAX:
+            return None
+        return self.judge.judge_usual(source, *self.asked_plainly(plain, source))
+
+    def asked_plainly(self, plain: Plain, source: RunningSource) -> tuple[Request, str]:
+        path, _, query = plain.target.partition("?")
+        url = public_url(self.settings.public_url, source, f"http://{plain.host}", plain.target)
+        return Request("POST", path, query, plain.headers, plain.body), url
+
+    async def answer_plain(self, plain: Plain, connection: FastConnection, began: float) -> None:
+        """The longer way of a plain request: it may be refused, or have to wait for more than the store."""
+        try:
+            answer = await self.outcome(self.keep_plain(plain))
+        except BaseException:
+            connection.transport.abort()  # nobody would ever answer
+            raise
+        finally:
+            self.release(len(plain.body))
+        self.answer_fully(plain, answer, connection, began)
+
+    def answer_fully(self, plain: Plain, answer: Answer, connection: FastConnection, began: float) -> None:
+        self.report(plain.source, answer, time.perf_counter() - began, len(plain.body))
+        response = respond(answer, self.sources.get(plain.source))
+        last = plain.last or self.draining or response.keep_alive is False
+        connection.answer(response_bytes(response, last=last), last=last)
+
+    async def keep_plain(self, plain: Plain) -> Answer:
         """`take` for a request of the fast lane."""
         source = self.find(plain.source, "POST", len(plain.headers), len(plain.body))
         if isinstance(source, Rejected):
             return source
         if self.bodies_bytes_held > BODIES_BYTES_MAX:
             return Rejected("overloaded", "too many bytes at once, send it again")
-        path, _, query = plain.target.partition("?")
-        request = Request("POST", path, query, plain.headers, plain.body)
-        url = public_url(self.settings.public_url, source, f"http://{plain.host}", plain.target)
-        return await self.keep(source, request, url)
+        return await self.keep(source, *self.asked_plainly(plain, source))
 
     @web.middleware
     async def receive_unrouted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -197,7 +236,7 @@ class Receiver:
             return Rejected("unknown_source", "no such source: the URL is /in/<source>, by the name in relay.toml")
         if not source.settings.enabled:
             return Rejected("source_disabled", f"the source {source.name} is disabled")
-        if method not in source.methods:
+        if method != "POST" and method not in source.methods:
             return Rejected("method_not_allowed", f"{method} is not a webhook: POST it")
         if headers > self.settings.headers_max:
             return Rejected("headers_too_large", f"more than {self.settings.headers_max} headers")
@@ -229,20 +268,22 @@ class Receiver:
                 return Rejected("overloaded", "too many bytes at once, send it again")
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
+    def has_own_answer(self, name: str) -> bool:
+        source = self.sources.get(name)
+        return source is not None and source.preset.answer is not None
+
     def too_large(self) -> Rejected:
         return Rejected("body_too_large", f"the body is over {self.settings.body_bytes_max:,} bytes")
 
     def report(self, name: str | None, answer: Answer, seconds: float, size: int = 0) -> None:
         """Count and log; the label is a configured name or `_unknown`, whatever the URL was."""
         source = name if name is not None and name in self.sources else UNKNOWN_SOURCE
-        code = outcome_code(answer)
-        self.telemetry.requested(source, code, seconds)
-        milliseconds = round(seconds * 1000, 1)
         if isinstance(answer, Accepted):
-            self.telemetry.body_bytes.labels(source).inc(size)
-            line = "delivery.duplicated" if answer.duplicate else "delivery.accepted"
-            self.telemetry.log(line, source=source, id=answer.id, bytes=size, ms=milliseconds)
-        elif isinstance(answer, Rejected):
+            self.telemetry.took(source, answer, seconds, size)
+            return
+        self.telemetry.requests.count(source, outcome_code(answer), seconds)
+        milliseconds = round(seconds * 1000, 1)
+        if isinstance(answer, Rejected):
             self.telemetry.log(
                 "delivery.rejected",
                 level="warning",

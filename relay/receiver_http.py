@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import time
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 from aiohttp import web
@@ -11,16 +13,12 @@ from aiohttp.http import SERVER_SOFTWARE, HttpProcessingError
 from aiohttp.http_exceptions import LineTooLong
 
 from relay.connection import TooManyConnections
-from relay.errors import Rejected
+from relay.errors import Rejected, StoreUnavailable
 from relay.handshakes import HandshakeAnswer
 from relay.models import Accepted, Request
 from relay.sources import RunningSource
 
-ACCEPTED_HEAD: Final = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: %d\r\nDate: %s\r\n"
-    + f"Server: {SERVER_SOFTWARE}".encode()
-    + b"\r\n\r\n%s"
-)
+ACCEPTED_HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: "
 
 Answer: TypeAlias = Accepted | HandshakeAnswer | Rejected
 
@@ -44,6 +42,10 @@ def target(http: web.Request) -> str:
     """Path and query as they were sent. A request that names the whole URL, as to a proxy, means the same by it."""
     sent = http.raw_path
     return sent if sent.startswith("/") else re.sub(r"\A[A-Za-z][A-Za-z0-9+.-]*://[^/?]*", "", sent)
+
+
+def unstorable(error: StoreUnavailable) -> Rejected:
+    return Rejected("store_unavailable", "the relay cannot store this now, send it again", str(error))
 
 
 def unreadable(error: BaseException | None) -> Rejected:
@@ -88,10 +90,17 @@ def respond(answer: Answer, source: RunningSource | None = None) -> web.Response
     return response
 
 
-def accepted_bytes(answer: Accepted) -> bytes:
+def accepted_bytes(answer: Accepted, *, last: bool = False) -> bytes:
     """`respond` and `response_bytes` for the commonest answer; a test compares."""
-    body = b'{"id": "%s", "status": "%s"}' % (answer.id.encode(), b"duplicate" if answer.duplicate else b"accepted")
-    return ACCEPTED_HEAD % (len(body), rfc822_formatted_time().encode(), body)
+    body = b'{"id": "%b", "status": "%b"}' % (answer.id.encode(), b"duplicate" if answer.duplicate else b"accepted")
+    return b"%b%d%b%b" % (ACCEPTED_HEAD, len(body), last_lines(int(time.time()), last), body)
+
+
+@lru_cache(maxsize=4)
+def last_lines(now_s: int, last: bool) -> bytes:
+    """What follows the length in the head, the same for a second."""
+    lines = [f"Date: {rfc822_formatted_time()}", f"Server: {SERVER_SOFTWARE}", *(["Connection: close"] if last else [])]
+    return "\r\n".join(["", *lines, "", ""]).encode()
 
 
 def response_bytes(response: web.Response, *, last: bool) -> bytes:

@@ -149,7 +149,7 @@ class RejectedRequests:
             return Refused(body.code, body.detail or body.message)
         scheme, secrets = timeless(preset.scheme) if stale else preset.scheme, await self.judge.secrets_of(source)
         asked = Asked(source, secrets, request, url, body, record.received_ms)
-        now_s = self.judge.now_s(asked)
+        now_s = self.judge.now_s(asked.now_ms)
         verified, documents = await self.judge.verify_with_keys(scheme, asked)
         if isinstance(verified, Rejected):
             cause = diagnose(verified, scheme, secrets, request, url=url, body=body, now_s=now_s, documents=documents)

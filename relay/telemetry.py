@@ -12,15 +12,18 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import accumulate
 from typing import Final, TextIO
 
 import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 
-from relay.models import StoreStats
+from relay.models import Accepted, StoreStats
 
 #: Stands for every source name that is not configured.
 UNKNOWN_SOURCE: Final = "_unknown"
@@ -38,12 +41,10 @@ class Telemetry:
         self._lines: list[str] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
-        self._request_counters: dict[tuple[str, str], Counter] = {}
-        self._request_timers: dict[str, Histogram] = {}
+        self._stamped_ms, self._stamp = 0, ""
         counter, gauge, histogram = self._counter, self._gauge, self._histogram
-        self.requests = counter("requests", "Requests answered, by source and code", ["source", "code"])
-        self.request_seconds = histogram("request_seconds", "From the request's headers to its answer", ["source"])
-        self.body_bytes = counter("body_bytes", "Bytes of accepted bodies", ["source"])
+        self.requests = RequestMeter()
+        self.registry.register(self.requests)
         self.key_fetches = counter("key_fetches", "Fetches of public keys, by outcome", ["outcome"])
         self.deliveries_settled = counter(
             "deliveries_settled",
@@ -90,14 +91,20 @@ class Telemetry:
         if self.stream is None:
             return
         kept = {key: value for key, value in fields.items() if value is not None}
-        now = time.time()
-        stamp = f"{_second(int(now))}.{int(now * 1000) % 1000:03d}Z"
+        stamp = self.stamp()
         if self.as_json:
             line = _json({"at": stamp, "level": level, "event": name, **kept})
         else:
             mark = "" if level == "info" else f"{level.upper()} "
             line = f"{stamp[11:23]} {mark}{name} " + " ".join(f"{k}={_plain(v)}" for k, v in kept.items())
         self._write(line)
+
+    def stamp(self) -> str:
+        """The time in UTC, to the millisecond."""
+        now_ms = time.time_ns() // 1_000_000
+        if now_ms != self._stamped_ms:
+            self._stamped_ms, self._stamp = now_ms, f"{_second(now_ms // 1000)}.{now_ms % 1000:03d}Z"
+        return self._stamp
 
     def _write(self, line: str) -> None:
         """With the other lines of the event loop's turn, where one was attached; from other threads at once."""
@@ -127,14 +134,17 @@ class Telemetry:
         except (OSError, ValueError):  # a closed or full log must not stop the work
             self.surprises.labels("log").inc()
 
-    def requested(self, source: str, code: str, seconds: float) -> None:
-        """Count one answered request. The labels' own look-ups cost more than the counting."""
-        counter = self._request_counters.get((source, code))
-        if counter is None:
-            counter = self._request_counters[source, code] = self.requests.labels(source, code)
-            self._request_timers[source] = self.request_seconds.labels(source)
-        counter.inc()
-        self._request_timers[source].observe(seconds)
+    def took(self, source: str, accepted: Accepted, seconds: float, size: int) -> None:
+        """Count and log a request that became a delivery, or was one already. Thousands a second come here."""
+        code, line = ("duplicate", "delivery.duplicated") if accepted.duplicate else ("accepted", "delivery.accepted")
+        self.requests.count(source, code, seconds, size)
+        if self.as_json and self.stream is not None:  # neither a source's name nor an id of ours needs an escape
+            self._write(
+                f'{{"at":"{self.stamp()}","level":"info","event":"{line}","source":"{source}","id":"{accepted.id}",'
+                f'"bytes":{size},"ms":{seconds * 1000:.1f}}}'
+            )
+        else:
+            self.log(line, source=source, id=accepted.id, bytes=size, ms=round(seconds * 1000, 1))
 
     def surprised(self, stage: str, error: BaseException, **fields: object) -> None:
         """An exception nobody expected: counted, and logged with its type and text."""
@@ -168,6 +178,48 @@ class Telemetry:
         self, name: str, text: str, labels: Iterable[str], buckets: tuple[float, ...] = SECONDS_BUCKETS
     ) -> Histogram:
         return Histogram(f"relay_{name}", text, list(labels), registry=self.registry, buckets=buckets)
+
+
+class RequestMeter:
+    """What requests are counted in: plain numbers, made into metrics when somebody asks for them."""
+
+    def __init__(self) -> None:
+        self._answered: dict[tuple[str, str], int] = {}
+        self._bytes: dict[str, int] = {}
+        self._seconds: dict[str, float] = {}
+        self._buckets: dict[str, list[int]] = {}
+
+    def count(self, source: str, code: str, seconds: float, body_bytes: int = 0) -> None:
+        """One answered request; `body_bytes` of a body that was accepted."""
+        self._answered[source, code] = self._answered.get((source, code), 0) + 1
+        if source not in self._buckets:
+            self._buckets[source] = [0] * (len(SECONDS_BUCKETS) + 1)
+        self._buckets[source][bisect_left(SECONDS_BUCKETS, seconds)] += 1
+        self._seconds[source] = self._seconds.get(source, 0.0) + seconds
+        if body_bytes:
+            self._bytes[source] = self._bytes.get(source, 0) + body_bytes
+
+    def describe(self) -> Iterable[Metric]:
+        return self.collect()
+
+    def collect(self) -> Iterator[Metric]:
+        answered = CounterMetricFamily(
+            "relay_requests", "Requests answered, by source and code", labels=["source", "code"]
+        )
+        for labels, count in self._answered.items():
+            answered.add_metric(labels, count)
+        yield answered
+        took = HistogramMetricFamily(
+            "relay_request_seconds", "From the request's headers to its answer", labels=["source"]
+        )
+        for source, counts in self._buckets.items():
+            bounds = [*map(str, SECONDS_BUCKETS), "+Inf"]
+            took.add_metric([source], list(zip(bounds, accumulate(counts), strict=True)), self._seconds[source])
+        yield took
+        size = CounterMetricFamily("relay_body_bytes", "Bytes of accepted bodies", labels=["source"])
+        for source, count in self._bytes.items():
+            size.add_metric([source], count)
+        yield size
 
 
 class LibraryLines(logging.Handler):

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from relay.errors import Rejected
 from relay.models import Request
-from relay.schemes.base import Scheme, Wanted
+from relay.schemes.base import Scheme, Vouches, Wanted
 from relay.schemes.places import NO_DOCUMENTS, Reader, Step, first_id
 
-__all__ = ["Scheme", "Step", "Verified", "Wanted", "explain", "sign", "verify", "wanted"]
+__all__ = ["Scheme", "Step", "Verified", "Vouches", "Wanted", "explain", "sign", "verify", "voucher", "wanted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,11 @@ def judged(scheme: Scheme, secrets: Sequence[str], reader: Reader, now_s: float)
     if refusal is not None:
         return refusal
     return Verified(first_id(scheme.delivery_id, reader), first_id(scheme.event_type, reader))
+
+
+def voucher(scheme: Scheme, secrets: Sequence[str]) -> Vouches:
+    """For requests that nothing is wrong with: True only where `verify` gives Verified; False says nothing."""
+    return scheme.voucher(secrets)
 
 
 def wanted(

@@ -18,10 +18,10 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from relay.errors import Rejected
 from relay.models import Request
@@ -55,6 +55,9 @@ NEARNESS: Final = (
 #: What stands in an explanation where the secret stands in what is signed.
 SECRET_SHOWN: Final = b"<the secret>"
 NO_OPTIONS: Final[Mapping[str, Any]] = MappingProxyType({})
+
+#: What is read, and now in unix seconds → True where `judge` gives None. False says nothing: it is for `judge` to say.
+Vouches: TypeAlias = Callable[[Reader, float], bool]
 
 
 def refuse(code: str, detail: str) -> Rejected:
@@ -127,6 +130,10 @@ class Scheme(ABC):
     @abstractmethod
     def judge(self, reader: Reader, secrets: Sequence[str], now_s: float) -> Rejected | None:
         """None when one of the secrets vouches for the request. Never raises."""
+
+    def voucher(self, secrets: Sequence[str]) -> Vouches:
+        """`judge` with the same secrets again and again, in a form that may be quicker."""
+        return lambda reader, now_s: self.judge(reader, secrets, now_s) is None
 
     def wanted(self, reader: Reader) -> tuple[Wanted, ...]:
         """The documents to fetch before `judge`, apart from those that are configured. One that could not be had is

@@ -177,6 +177,11 @@ class Template:
             found.append(value)
         return found[0] if len(found) == 1 else b"".join(found)
 
+    def compiled(self) -> Callable[[Reader], bytes | None]:
+        """`render`, shorter where there is only one place."""
+        only_part = self.parts[0] if len(self.parts) == 1 else None
+        return only_part.read if isinstance(only_part, Place) else self.render
+
     def missing(self, reader: Reader) -> Place | None:
         """The first place that holds nothing."""
         return next((part for part in self.parts if isinstance(part, Place) and part.read(reader) is None), None)

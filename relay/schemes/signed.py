@@ -179,7 +179,8 @@ class Signed(Scheme):
                 reader.values[name] = match[1] or None if match else None
 
     def _signatures(self, texts: Sequence[bytes]) -> list[bytes]:
-        decoded = (DECODE[self.encoding](found) for text in texts for found in self.signature.find_all(text))
+        decode = DECODE[self.encoding]
+        decoded = [decode(found) for text in texts for found in self.signature.find_all(text)]
         return [signature for signature in decoded if signature][:SIGNATURES_MAX]
 
     def _with_headers(self, request: Request, values: dict[str, str], *, last: bool) -> Request:

@@ -18,7 +18,7 @@ LAYERS = """
 __init__ schemes
 errors
 models
-bodies budget retry telemetry confine config_errors config_values engine_names sandbox_faults
+bodies budget fast_lane ids retry telemetry confine config_errors config_values engine_names sandbox_faults
 config_sections forms
 schemes.json_values lints
 schemes.places
@@ -40,7 +40,7 @@ stores.base stores.pen sandbox_child sandbox_worker
 stores.sqlite inngest sandbox
 dev_sink transform records
 sources operator_client console_guard connection keys
-judge fast_lane receiver_http reloading
+judge receiver_http reloading
 rejected
 receiver pipeline forwarder console supervisor
 console_rejected

@@ -14,7 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.errors import Rejected
-from relay.fast_lane import REQUEST_BYTES_MAX, UNFINISHED, Plain, read_plain
+from relay.fast_lane import (
+    HELD_BYTES_MAX,
+    REQUEST_BYTES_MAX,
+    SWEEP_SECONDS,
+    UNFINISHED,
+    FastConnection,
+    Lane,
+    Plain,
+    read_plain,
+)
 from relay.models import Accepted
 from relay.receiver_http import accepted_bytes, respond, response_bytes
 
@@ -35,10 +44,17 @@ async def as_aiohttp_reads(data: bytes) -> Plain:
     parser = HttpRequestParser(BaseProtocol(loop), loop, 2**16, auto_decompress=False, **limits)
     [(message, body), *_], _, tail = parser.feed_data(data)
     assert (message.method, message.version, message.upgrade, message.chunked) == ("POST", (1, 1), False, False)
-    assert message.should_close is False
     content = await body.read()
     source = message.path.partition("?")[0].removeprefix("/in/")
-    return Plain(source, message.path, message.headers["Host"], message.raw_headers, content, len(data) - len(tail))
+    return Plain(
+        source,
+        message.path,
+        message.headers["Host"],
+        message.raw_headers,
+        content,
+        len(data) - len(tail),
+        message.should_close,
+    )
 
 
 async def test_a_plain_request_is_read_as_aiohttp_reads_it() -> None:
@@ -86,7 +102,8 @@ UNUSUAL = {
     "chunks in disguise": PLAIN.replace(b"X-Odd", b"transfer-encoding:\tidentity\r\nX-Odd"),
     "an expectation": PLAIN.replace(b"X-Odd", b"Expect: 100-continue\r\nX-Odd"),
     "an upgrade": PLAIN.replace(b"X-Odd", b"Connection: upgrade\r\nUpgrade: websocket\r\nX-Odd"),
-    "the last request": PLAIN.replace(b"X-Odd", b"Connection: close\r\nX-Odd"),
+    "two wishes": PLAIN.replace(b"X-Odd", b"Connection: close\r\nConnection: keep-alive\r\nX-Odd"),
+    "a list of wishes": PLAIN.replace(b"X-Odd", b"Connection: close, te\r\nX-Odd"),
     "no host": PLAIN.replace(b"Host:", b"X-Host:"),
     "two hosts": PLAIN.replace(b"X-Odd", b"Host: other\r\nX-Odd"),
     "a long body": PLAIN.replace(b"Length: 5", b"Length: %d" % REQUEST_BYTES_MAX),
@@ -106,8 +123,11 @@ def test_too_many_headers_are_aiohttps() -> None:
     assert isinstance(read(PLAIN + b"{...}", headers_max=7), Plain)
 
 
-def test_keep_alive_is_nothing_unusual() -> None:
-    assert isinstance(read(PLAIN.replace(b"X-Odd", b"connection: Keep-Alive\r\nX-Odd") + b"{...}"), Plain)
+@pytest.mark.parametrize(("wish", "last"), [(b"Keep-Alive", False), (b"close", True), (b" Close\t", True)])
+def test_whether_it_is_the_last_is_nothing_unusual(wish: bytes, last: bool) -> None:
+    found = read(PLAIN.replace(b"X-Odd", b"connection: " + wish + b"\r\nX-Odd") + b"{...}")
+    assert isinstance(found, Plain)
+    assert found.last is last
 
 
 PIECES = [
@@ -176,8 +196,8 @@ async def test_answers_are_written_as_aiohttp_writes_them(answer: Any) -> None:
             head, _, body = ours.partition(b"\r\n\r\n")
             assert without_date(sent) == without_date(head + b"\r\n\r\n")
             assert await reader.readexactly(len(body)) == body
-            if isinstance(answer, Accepted) and not last:
-                assert without_date(accepted_bytes(answer)) == without_date(ours)
+            if isinstance(answer, Accepted):
+                assert without_date(accepted_bytes(answer, last=last)) == without_date(ours)
             writer.close()
             await writer.wait_closed()
     finally:
@@ -190,3 +210,195 @@ def made(answer: Any) -> web.Response:
 
 def without_date(answer: bytes) -> bytes:
     return b"\r\n".join(line for line in answer.split(b"\r\n") if not line.startswith(b"Date: "))
+
+
+class Wire(asyncio.Transport):
+    """What a connection does to its transport, written down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.did: list[object] = []
+        self.protocol: Any = None
+
+    def write(self, data: Any) -> None:
+        self.did.append(bytes(data))
+
+    def close(self) -> None:
+        self.did.append("close")
+
+    def is_closing(self) -> bool:
+        return "close" in self.did
+
+    def pause_reading(self) -> None:
+        self.did.append("pause")
+
+    def resume_reading(self) -> None:
+        self.did.append("resume")
+
+    def set_protocol(self, protocol: Any) -> None:
+        self.protocol = protocol
+
+
+class Slow:
+    """Stands where aiohttp's protocol would."""
+
+    def __init__(self) -> None:
+        self.did: list[object] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport, /) -> None:
+        self.did.append("made")
+
+    def data_received(self, data: bytes, /) -> None:
+        self.did.append(data)
+
+    def eof_received(self) -> bool:
+        self.did.append("eof")
+        return True
+
+    def pause_writing(self) -> None:
+        self.did.append("pause")
+
+    def force_close(self) -> None:
+        self.did.append("close")
+
+
+class Desk:
+    """A lane whose requests wait here until a test answers them."""
+
+    def __init__(self, *, full: bool = False, idle_seconds: float = 60.0) -> None:
+        self.taken: list[tuple[Plain, FastConnection]] = []
+        self.slow = Slow()
+        self.lane = Lane(lambda *each: self.taken.append(each), HEAD_MAX, 100, idle_seconds)
+        self.lane.slow, self.lane.is_full = lambda: self.slow, lambda: full
+
+    def connect(self) -> tuple[FastConnection, Wire]:
+        wire, connection = Wire(), self.lane()
+        connection.connection_made(wire)
+        return connection, wire
+
+
+WHOLE = PLAIN + b"{...}"
+
+
+async def test_what_is_pipelined_waits_its_turn() -> None:
+    desk = Desk()
+    connection, wire = desk.connect()
+    connection.data_received(WHOLE + WHOLE + WHOLE[:30])
+    connection.data_received(WHOLE[30:])
+    for number in range(3):
+        assert len(desk.taken) == number + 1
+        connection.answer(b"%d" % number)
+        await asyncio.sleep(0)
+    assert wire.did == [b"0", b"1", b"2"]
+
+
+async def test_a_sender_that_goes_on_while_it_is_answered_is_not_read_for_ever() -> None:
+    desk = Desk()
+    connection, wire = desk.connect()
+    connection.data_received(WHOLE)
+    for _ in range(HELD_BYTES_MAX // len(WHOLE) + 2):
+        connection.data_received(WHOLE)
+    assert "pause" in wire.did
+    connection.answer(b"1")
+    await asyncio.sleep(0)
+    assert "resume" in wire.did
+    assert len(desk.taken) == 2
+
+
+async def test_who_does_not_read_answers_is_given_no_more_of_them() -> None:
+    desk = Desk()
+    connection, wire = desk.connect()
+    connection.data_received(WHOLE + WHOLE)
+    connection.pause_writing()
+    connection.answer(b"1")
+    await asyncio.sleep(0)
+    assert len(desk.taken) == 1
+    connection.resume_writing()
+    await asyncio.sleep(0)
+    assert len(desk.taken) == 2
+    assert wire.did == [b"1"]
+
+
+async def test_the_last_answer_ends_the_connection_whatever_was_pipelined() -> None:
+    desk = Desk()
+    connection, wire = desk.connect()
+    connection.data_received(WHOLE + WHOLE)
+    connection.answer(b"1", last=True)
+    await asyncio.sleep(0)
+    assert wire.did == [b"1", "close"]
+    assert len(desk.taken) == 1
+
+
+async def test_a_sender_that_ended_sending_gets_the_answers_to_what_came_whole() -> None:
+    desk = Desk()
+    connection, wire = desk.connect()
+    connection.data_received(WHOLE + WHOLE)
+    assert connection.eof_received()
+    connection.answer(b"1")
+    await asyncio.sleep(0)
+    connection.answer(b"2")
+    assert wire.did == [b"1", b"2", "close"]
+
+
+async def test_a_request_cut_short_is_not_waited_for() -> None:
+    connection, wire = Desk().connect()
+    connection.data_received(WHOLE[:-1])
+    assert not connection.eof_received()
+    pipelined, wire = Desk().connect()
+    pipelined.data_received(WHOLE + WHOLE[:-1])
+    assert pipelined.eof_received()
+    pipelined.answer(b"1")
+    await asyncio.sleep(0)
+    assert wire.did == [b"1", "close"]
+
+
+async def test_an_answer_for_a_sender_that_has_gone_is_dropped() -> None:
+    desk = Desk()
+    connection, wire = desk.connect()
+    connection.data_received(WHOLE)
+    connection.connection_lost(None)
+    connection.answer(b"1")
+    assert wire.did == []
+    assert not desk.lane.connections
+
+
+async def test_the_unusual_leaves_with_every_byte_of_it() -> None:
+    desk = Desk()
+    connection, wire = desk.connect()
+    connection.data_received(WHOLE + b"GET / HTTP/1.1\r\n")
+    assert connection.eof_received()
+    connection.pause_writing()
+    connection.answer(b"1")
+    connection.resume_writing()
+    await asyncio.sleep(0)
+    assert wire.protocol is desk.slow
+    assert desk.slow.did == ["made", b"GET / HTTP/1.1\r\n", "eof"]
+    assert not desk.lane.connections
+
+
+async def test_what_is_not_whole_in_time_leaves() -> None:
+    desk = Desk()
+    connection, _ = desk.connect()
+    connection.data_received(WHOLE[:-1])
+    while not desk.slow.did:
+        await asyncio.sleep(0.01)
+    assert desk.slow.did == ["made", WHOLE[:-1]]
+
+
+async def test_one_connection_too_many_is_refused_by_aiohttp() -> None:
+    desk = Desk(full=True)
+    _, wire = desk.connect()
+    assert wire.protocol is desk.slow
+    assert desk.slow.did == ["made"]
+
+
+async def test_idle_connections_are_closed_and_busy_ones_are_not() -> None:
+    desk = Desk(idle_seconds=2 * SWEEP_SECONDS)
+    (busy, busy_wire), (_, idle_wire) = desk.connect(), desk.connect()
+    busy.data_received(WHOLE)
+    for sweep in range(3):
+        assert idle_wire.did == [], sweep
+        desk.lane.sweep()
+    assert (idle_wire.did, busy_wire.did) == (["close"], [])
+    desk.lane.close()
+    assert busy_wire.did == ["close"]

@@ -1,0 +1,34 @@
+"""The ids of deliveries and of rejected requests: ULIDs, in the order of time."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Final
+
+from ulid import ULID
+
+#: Crockford's base 32, in which a ULID is written.
+ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+#: The last two characters of the ids that are made of one ULID.
+ENDS: Final = tuple(first + second for first in ALPHABET for second in ALPHABET)
+
+
+class Ids:
+    """Calls give a new ULID each. Those of one millisecond share their first 24 characters, of which 14 are random, and
+    count up, as the ULID specification has it: making a random one costs as much as reading a request.
+    """
+
+    def __init__(self) -> None:
+        self._start, self._used, self._ms = "", len(ENDS), 0
+
+    def __call__(self) -> str:
+        now_ms = time.time_ns() // 1_000_000
+        if now_ms != self._ms or self._used == len(ENDS):
+            made = ULID.from_bytes(now_ms.to_bytes(6, "big") + os.urandom(10))  # ULID() itself may count up too
+            self._start, self._used, self._ms = str(made)[:24], 0, now_ms
+        self._used += 1
+        return self._start + ENDS[self._used - 1]
+
+
+new_id: Final = Ids()
