@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Protocol, cast
 
@@ -31,19 +31,24 @@ SWEEP_SECONDS: Final = 5.0
 
 FIRST_BYTES: Final = b"POST /in/"
 FIRST_LINE: Final = re.compile(rb"POST (/in/([a-z0-9][a-z0-9._-]{0,62})(?:\?[!-~]*)?) HTTP/1\.1\r\n")
-HEADER_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\x00-\x08\x0a-\x1f\x7f]*)\r\n")
-#: What a header line has beside its name and its value.
-LINE_BYTES: Final = len(b":\r\n")
-#: Headers that change how a request is read.
-READING: Final = frozenset(
-    (b"content-length", b"host", b"connection", b"transfer-encoding", b"expect", b"upgrade", b"trailer", b"te")
-)
+#: From the beginning of a line to its end, so that as many of them as there are lines are all the lines.
+HEADER_LINE: Final = re.compile(rb"^([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\x00-\x08\x0a-\x1f\x7f]*)\r\n", re.MULTILINE)
+#: Headers that change how a request is read: some that the lane understands, and others.
+FRAMING: Final = (b"content-length", b"host", b"connection")
+LENGTH_DIGITS_MAX: Final = 9
+#: What Connection may say → whether the request is the last.
+CONNECTIONS: Final = {
+    **dict.fromkeys((b"keep-alive", b"Keep-Alive"), False),
+    **dict.fromkeys((b"close", b"Close"), True),
+}
+UNUSUAL: Final = frozenset((b"transfer-encoding", b"expect", b"upgrade", b"trailer", b"te"))
 
 
 @dataclass(slots=True)
 class Plain:
     """A whole plain request: `target` is path and query, `end` is where the next one begins; `last` when the sender
-    wants the connection closed after the answer.
+    wants the connection closed after the answer. `named` are the headers by their names in lower case, when none of
+    them comes twice.
     """
 
     source: str
@@ -53,6 +58,7 @@ class Plain:
     body: bytes
     end: int
     last: bool = False
+    named: dict[bytes, bytes] | None = field(default=None, compare=False)
 
 
 class Unfinished(Enum):
@@ -75,39 +81,33 @@ def read_plain(data: bytes, headers_max: int, head_bytes_max: int) -> Plain | Un
     if head_end < 0:
         return UNFINISHED if len(data) < head_bytes_max else None
     found = HEADER_LINE.findall(data, lines, head_end + 2)
-    if head_end > head_bytes_max or len(found) > headers_max:
+    count = len(found)
+    if head_end > head_bytes_max or count > headers_max or data.count(b"\n", lines, head_end + 2) != count:
         return None
-    if sum([len(name) + len(text) for name, text in found]) + LINE_BYTES * len(found) != head_end + 2 - lines:
-        return None  # there is something beside header lines
-    reading = [(lower, text) for name, text in found if (lower := name.lower()) in READING]
-    framing = plain_framing(reading)
-    if framing is None:
+    headers = tuple([(name, text.strip(b" \t")) for name, text in found])
+    named = {name.lower(): text for name, text in headers}
+    length = named.get(b"content-length", b"")
+    host, connection = named.get(b"host"), named.get(b"connection", b"keep-alive")
+    if not host or not length.isdigit() or len(length) > LENGTH_DIGITS_MAX or not UNUSUAL.isdisjoint(named):
         return None
-    length, host, last = framing
+    if connection not in CONNECTIONS or (len(named) != count and is_framed_twice(headers)):
+        return None
     begin = head_end + 4
-    end = begin + length
+    end = begin + int(length)
     if end > REQUEST_BYTES_MAX:
         return None
     if len(data) < end:
         return UNFINISHED
-    headers = tuple([(name, text.strip(b" \t")) for name, text in found])
-    return Plain(first[2].decode(), first[1].decode(), host, headers, data[begin:end], end, last)
+    source, target, body = first[2].decode(), first[1].decode(), data[begin:end]
+    host_text = host.decode("utf-8", "surrogateescape")
+    return Plain(
+        source, target, host_text, headers, body, end, CONNECTIONS[connection], named if len(named) == count else None
+    )
 
 
-def plain_framing(reading: list[tuple[bytes, bytes]]) -> tuple[int, str, bool] | None:
-    """The body's length, the host, and whether this is the last request, when the headers that change the reading are
-    one length, one host, and at most one Connection.
-    """
-    framing = {name: text.strip(b" \t") for name, text in reading}
-    length, host = framing.pop(b"content-length", b""), framing.pop(b"host", b"")
-    connection = framing.pop(b"connection", None)
-    if framing or len(reading) != (2 if connection is None else 3):
-        return None  # something else, or one of them twice
-    if not host or not length.isdigit() or len(length) > 9:
-        return None
-    if connection is not None and (connection := connection.lower()) not in (b"keep-alive", b"close"):
-        return None
-    return int(length), host.decode("utf-8", "surrogateescape"), connection == b"close"
+def is_framed_twice(headers: RawHeaders) -> bool:
+    names = [name.lower() for name, _ in headers]
+    return any(names.count(name) > 1 for name in FRAMING)
 
 
 class Lane:

@@ -78,19 +78,25 @@ class Judge:
         self.diagnoses_of: dict[str, Budget] = {}
         self.usual: dict[str, Usual] = {}
 
-    def judge_usual(self, source: RunningSource, request: Request, url: str) -> Delivery | None:
-        """`judge` for a POST that nothing is unusual about, at once; None: it is for `judge` to say."""
+    def judge_usual(
+        self, source: RunningSource, request: Request, url: str, named: Mapping[bytes, bytes] | None
+    ) -> Delivery | None:
+        """`judge` for a POST that nothing is unusual about, at once; None: it is for `judge` to say.
+
+        `named` are the request's headers by their names in lower case, when none of them comes twice.
+        """
         usual = self.usual.get(source.name)
         if usual is None or usual.source is not source:
             usual = self.usual[source.name] = self.find_usual(source)
-        reader = Reader(usual.headers, request, url, request.body, source.preset.scheme.options)
+        options = source.preset.scheme.options
+        reader = Reader(usual.headers, request, url, request.body, options, named=named)
         if ENCODING_NAME in reader.headers or (usual.shakes_hands and self.is_handshake(source, request, url)):
             return None
         now_ms = self.clock_ms()
         if not usual.vouches(reader, self.now_s(now_ms)):
             return None
-        named = request.query or ENVIRONMENT_BYTES in reader.headers
-        environment = environment_asked(request, source) if named else None
+        asks = request.query or ENVIRONMENT_BYTES in reader.headers
+        environment = environment_asked(request, source) if asks else None
         if isinstance(environment, Rejected):
             return None
         key = first_id(source.preset.scheme.delivery_id, reader)

@@ -158,7 +158,7 @@ class Receiver:
         source = self.find(plain.source, "POST", len(plain.headers), len(plain.body))
         if isinstance(source, Rejected) or self.bodies_bytes_held > BODIES_BYTES_MAX:
             return None
-        return self.judge.judge_usual(source, *self.asked_plainly(plain, source))
+        return self.judge.judge_usual(source, *self.asked_plainly(plain, source), plain.named)
 
     def asked_plainly(self, plain: Plain, source: RunningSource) -> tuple[Request, str]:
         path, _, query = plain.target.partition("?")

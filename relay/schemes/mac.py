@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from relay.errors import Rejected
 from relay.schemes.base import Vouches, read_keys, refuse
-from relay.schemes.encodings import ENCODE, Algorithm, Key
+from relay.schemes.encodings import DECODE, ENCODE, Algorithm, Key
 from relay.schemes.places import Reader
 from relay.schemes.signed import Candidate, Signed
 
@@ -36,6 +36,7 @@ class Mac(Signed):
             return Signed.voucher(self, secrets)
         (name,) = self.signature.place.headers
         content_of, algorithm, timestamp = self.content.compiled(), self.algorithm, self.timestamp
+        signatures_of = self.signature.compiled(DECODE[self.encoding])
 
         def vouches(reader: Reader, now_s: float) -> bool:
             sent = reader.headers.get(name, ())
@@ -44,7 +45,7 @@ class Mac(Signed):
             if self.values:
                 self._read_values(reader, sent[0])
             content = content_of(reader)
-            signatures = self._signatures(sent)
+            signatures = signatures_of(sent[0])
             if content is None or not signatures:
                 return False
             for key in keys:

@@ -79,6 +79,7 @@ class Reader:
         body: bytes,
         options: Mapping[str, Any] = NO_VALUES,
         documents: Mapping[str, bytes] = NO_DOCUMENTS,
+        named: Mapping[bytes, bytes] | None = None,
     ) -> None:
         self.request, self.url, self.body = request, url, body
         self.options, self.documents = options, documents
@@ -89,9 +90,12 @@ class Reader:
         self.claims: Mapping[str, Any] = NO_VALUES
         #: What was read, computed and compared, in order: collected only when somebody asks (verify.explain).
         self.steps: list[Step] | None = None
-        self.headers: dict[bytes, list[bytes]] = {}
         self._form: Fields | None = None
         self._top: Any = None
+        self.headers: dict[bytes, list[bytes]] = {}
+        if named is not None:
+            self.headers = {name: [named[name]] for name in wanted if name in named}
+            return
         for name, value in request.headers:
             lower = name.lower()
             if lower in wanted:
