@@ -106,7 +106,7 @@ class Connections(web.Server):
 
     async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - the library's
         if self.lane is not None:
-            self.lane.close()
+            await self.lane.close(timeout or 0)
         await super().shutdown(timeout)
 
 

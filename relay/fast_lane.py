@@ -125,6 +125,7 @@ class Lane:
         self.take, self.header_bytes_max, self.headers_max = take, header_bytes_max, headers_max
         self.sweeps_max = max(1, round(idle_seconds / SWEEP_SECONDS))
         self.connections: set[FastConnection] = set()
+        self.left = asyncio.Event()
         self.slow: Callable[[], SlowConnection]
         self.is_full: Callable[[], bool]
         self._sweeping: asyncio.TimerHandle | None = None
@@ -155,11 +156,21 @@ class Lane:
         for _ in range(3):  # until their handlers have begun
             await asyncio.sleep(0)
 
-    def close(self) -> None:
-        for connection in list(self.connections):
-            connection.transport.close()
+    async def close(self, seconds: float) -> None:
+        """Close what is idle, and the rest when it is answered, within so many seconds."""
         if self._sweeping is not None:
             self._sweeping.cancel()
+        for connection in list(self.connections):
+            if not connection.answering:
+                connection.transport.close()
+        try:
+            async with asyncio.timeout(seconds):
+                while self.connections:
+                    self.left.clear()
+                    await self.left.wait()
+        except TimeoutError:
+            for connection in list(self.connections):
+                connection.transport.abort()
 
 
 class SlowConnection(Protocol):
@@ -286,6 +297,7 @@ class FastConnection(asyncio.Protocol):
             self.waiting.cancel()
             self.waiting = None
         self.lane.connections.discard(self)
+        self.lane.left.set()
 
     def pause_writing(self) -> None:
         """Who does not read answers gets no more of them."""

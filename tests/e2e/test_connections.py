@@ -105,6 +105,24 @@ async def test_pipelined_requests_are_answered_in_order(serving: RelayProcess, h
     assert len(await kept(http, serving)) == 2
 
 
+@pytest.mark.parametrize("step", [1, 7, 60])
+async def test_a_request_in_pieces_is_one_and_the_connection_stays(
+    serving: RelayProcess, http: aiohttp.ClientSession, step: int
+) -> None:
+    """Also when the pieces take longer than the fast lane waits, and what follows comes whole again."""
+    reader, writer = await connect(serving)
+    for sent, pause in ((request(), 0.0), (request(), 0.3), (request(), 0.0)):
+        for at in range(0, len(sent), step):
+            writer.write(sent[at : at + step])
+            await writer.drain()
+            await asyncio.sleep(pause if at == step else 0)
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        assert head.startswith(b"HTTP/1.1 200 ")
+        await reader.readexactly(int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0]))
+    writer.close()
+    assert len(await kept(http, serving)) == 3
+
+
 async def test_a_half_closed_connection_still_gets_its_answer(
     serving: RelayProcess, http: aiohttp.ClientSession
 ) -> None:

@@ -42,8 +42,15 @@ def alive(pid: int) -> bool:
         return False
 
 
-async def test_sigterm_answers_what_it_holds_and_exits_0(relay: RelayProcess, http: aiohttp.ClientSession) -> None:
-    write_config(relay.folder, NOWHERE)
+@pytest.fixture(params=[True, False], ids=["fast lane", "aiohttp"])
+def lane(request: pytest.FixtureRequest) -> dict[str, bool]:
+    return {"fast_lane": request.param}
+
+
+async def test_sigterm_answers_what_it_holds_and_exits_0(
+    relay: RelayProcess, http: aiohttp.ClientSession, lane: dict[str, bool]
+) -> None:
+    write_config(relay.folder, NOWHERE, receiver=lane)
     await relay.start()
     body = signing.json_body("evt_slow")
     reader, writer = await asyncio.open_connection(*relay.receiver_url.removeprefix("http://").split(":"))
@@ -67,8 +74,10 @@ async def test_sigterm_answers_what_it_holds_and_exits_0(relay: RelayProcess, ht
     assert time.monotonic() - began < 10
 
 
-async def test_sigterm_during_a_hung_body_still_ends_within_ten_seconds(relay: RelayProcess) -> None:
-    write_config(relay.folder, NOWHERE)
+async def test_sigterm_during_a_hung_body_still_ends_within_ten_seconds(
+    relay: RelayProcess, lane: dict[str, bool]
+) -> None:
+    write_config(relay.folder, NOWHERE, receiver=lane)
     await relay.start()
     _, writer = await asyncio.open_connection(*relay.receiver_url.removeprefix("http://").split(":"))
     writer.write(b"POST /in/github HTTP/1.1\r\nHost: r\r\nContent-Length: 100\r\n\r\nhalf")
@@ -92,9 +101,9 @@ async def test_more_sigterms_change_nothing(relay: RelayProcess) -> None:
 
 
 async def test_sigterm_under_load_leaves_nothing_stored_unanswered(
-    relay: RelayProcess, http: aiohttp.ClientSession
+    relay: RelayProcess, http: aiohttp.ClientSession, lane: dict[str, bool]
 ) -> None:
-    write_config(relay.folder, NOWHERE)
+    write_config(relay.folder, NOWHERE, receiver=lane)
     await relay.start()
     senders = [asyncio.create_task(send_until_closed(relay.receiver_url, number)) for number in range(20)]
     deadline = time.monotonic() + 10

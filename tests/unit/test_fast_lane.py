@@ -226,6 +226,9 @@ class Wire(asyncio.Transport):
     def close(self) -> None:
         self.did.append("close")
 
+    def abort(self) -> None:
+        self.did.append("abort")
+
     def is_closing(self) -> bool:
         return "close" in self.did
 
@@ -400,5 +403,19 @@ async def test_idle_connections_are_closed_and_busy_ones_are_not() -> None:
         assert idle_wire.did == [], sweep
         desk.lane.sweep()
     assert (idle_wire.did, busy_wire.did) == (["close"], [])
-    desk.lane.close()
-    assert busy_wire.did == ["close"]
+
+
+async def test_a_stop_closes_the_idle_and_waits_for_the_busy() -> None:
+    desk = Desk()
+    (busy, busy_wire), (idle, idle_wire), (hung, hung_wire) = desk.connect(), desk.connect(), desk.connect()
+    busy.data_received(WHOLE)
+    hung.data_received(WHOLE)
+    closing = asyncio.create_task(desk.lane.close(0.2))
+    await asyncio.sleep(0)
+    assert (idle_wire.did, busy_wire.did) == (["close"], [])
+    idle.connection_lost(None)
+    busy.answer(b"1", last=True)
+    busy.connection_lost(None)
+    await closing
+    assert busy_wire.did == [b"1", "close"]
+    assert hung_wire.did == ["abort"]
