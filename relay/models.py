@@ -1,10 +1,15 @@
-"""The things the relay is about, as plain values: nothing here reads a clock, a file or the network."""
+"""The things the relay is about, as plain values: nothing here reads a clock, a file or the network.
+
+Those that are made for every webhook are msgspec's structs: frozen like the others, and made in a tenth of the time.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
+
+from msgspec import Struct
 
 #: Header names and values exactly as they came, in order, duplicates kept.
 RawHeaders: TypeAlias = tuple[tuple[bytes, bytes], ...]
@@ -46,8 +51,7 @@ class Request:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(Struct, frozen=True):
     """One genuine request, kept whole. `id` is a ULID of ours; `key` is the provider's own delivery id, if it has one.
 
     `environment` is the one the *request* asked for (header, else query); None when it asked for none.
@@ -63,8 +67,7 @@ class Delivery:
     generation: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True):
     """One Inngest event, ready to send. `json` is its complete JSON text and holds the same id, name and ts.
 
     `id` is what Inngest and the relay deduplicate by, within one destination and environment.
@@ -78,16 +81,14 @@ class Event:
     environment: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(Struct, frozen=True):
     """The store's answer to one accepted delivery: the id of the first one seen, and whether this is a later copy."""
 
     id: str
     duplicate: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimedDelivery:
+class ClaimedDelivery(Struct, frozen=True):
     """A delivery that the holder may finish until the lease runs out. `claim` is the store's, opaque to callers."""
 
     delivery: Delivery
@@ -95,8 +96,7 @@ class ClaimedDelivery:
     attempt: int  # 1 the first time it is claimed in this state
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimedEvent:
+class ClaimedEvent(Struct, frozen=True):
     """An event that the holder may settle until the lease runs out. `attempt` counts the tries that ended before."""
 
     claim: int
@@ -107,8 +107,7 @@ class ClaimedEvent:
     created_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(Struct, frozen=True):
     """What finish_delivery stored: how many events are new, and the ids that were duplicates."""
 
     stored: int
@@ -125,15 +124,13 @@ class Lane:
     due_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(Struct, frozen=True):
     """The sink took the event; `inngest_id` is Inngest's internal id (None where the sink has none to give)."""
 
     inngest_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
+class Retry(Struct, frozen=True):
     """Not taken, and not the event's fault. `code` is a key of ATTEMPT_FAILURES.
 
     `after_seconds` is the least wait the sink asked for. `stop` means that nothing will get better by itself
@@ -146,8 +143,7 @@ class Retry:
     stop: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Dead:
+class Dead(Struct, frozen=True):
     """The event itself is refused for good; only a person can bring it back (replay)."""
 
     code: str
@@ -157,8 +153,7 @@ class Dead:
 Outcome: TypeAlias = Sent | Retry | Dead
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(Struct, frozen=True):
     """How one claimed event ends this attempt. `at_ms` is read for PENDING only."""
 
     event: ClaimedEvent

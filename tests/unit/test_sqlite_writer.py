@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from relay.errors import StoreUnavailable
-from relay.models import Settlement
+from relay.models import Event, Settlement
 from relay.stores.sqlite import SqliteStore
 from tests.support.store import Clock, claim_all, claim_lane, delivery, event, process, sent
 
@@ -61,8 +61,7 @@ async def test_a_call_happens_whole_or_not_at_all(store: SqliteStore) -> None:
 async def test_a_finish_that_raises_leaves_claim_lanes_and_dedupe_as_they_were(store: SqliteStore) -> None:
     await store.accept([delivery("d1")])
     (claim,) = await claim_all(store)
-    broken = event("e2", "new-lane")
-    object.__setattr__(broken, "ts", 2**70)
+    broken = Event("e2", "made", 2**70, b"{}", "new-lane", None)
     with pytest.raises(OverflowError):
         await store.finish_delivery(claim, [event("e1", "new-lane"), broken])
     assert await store.lanes() == []
