@@ -2,6 +2,7 @@
 # make test   installs what the tests need and runs them all
 # make check  ruff, format and mypy
 # make bench  measures the relay against an empty server and writes docs/performance.md; bench-quick: the main figures
+# make bench-peers  others beside the relay: Node, hookspool, Debian's webhook; fetched from their registries at first
 # make profile  where the time goes under load (with py-spy where it is installed)
 # Needs Python 3.11 or newer (with venv and pip), make and git. PYTHON=... names another interpreter.
 
@@ -15,7 +16,7 @@ DEV_STAMP := $(VENV)/.stamp-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help dev test check format bench bench-quick profile clean
+.PHONY: help dev test check format bench bench-quick bench-peers profile clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -36,10 +37,13 @@ format: $(DEV_STAMP)
 	$(BIN)/ruff format .
 
 bench: $(DEV_STAMP)
-	$(BIN)/python -m tests.bench --write docs/performance.md
+	$(BIN)/python -m tests.bench --peers --write docs/performance.md
 
 bench-quick: $(DEV_STAMP)
 	$(BIN)/python -m tests.bench --quick
+
+bench-peers: $(DEV_STAMP)
+	$(BIN)/python -m tests.bench --peers --only peer
 
 profile: $(DEV_STAMP)
 	$(BIN)/python -m tests.bench.profiles

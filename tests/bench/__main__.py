@@ -1,6 +1,7 @@
 """`make bench`: all of it, into docs/performance.md; `make bench-quick`: the main figures, in under two minutes.
 
-`python -m tests.bench [--quick] [--only TEXT] [--write]`. Every figure of a server is a ratio to an empty aiohttp on
+`python -m tests.bench [--quick] [--peers] [--only TEXT] [--write PAGE]`; --peers measures others beside the relay,
+fetched from public registries when they are wanted first. Every figure of a server is a ratio to an empty aiohttp on
 the same cores in the same run; rounds alternate and the median of their ratios counts. So a machine that is slower
 today changes little, but one that is busy with something else changes much: have it to yourself.
 """
@@ -12,10 +13,11 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-from tests.bench import over_http
+from tests.bench import over_http, peers
 from tests.bench.figures import Figure, machine, table, write
 from tests.bench.over_http import Plan
 from tests.bench.processes import CORES, ROOT, bench_folder, cores_for, fsync_ms, started
@@ -82,9 +84,14 @@ def figures(plan: Plan) -> Measures:
     return main if plan.quick else {**main, **rest}
 
 
+def peer_figures(plan: Plan) -> Measures:
+    return {name: partial(peers.measured, plan, peer) for name, peer in peers.peers().items()}
+
+
 def main(arguments: list[str]) -> int:
     parsed = argparse.ArgumentParser(prog="tests.bench", description=__doc__)
     parsed.add_argument("--quick", action="store_true", help="the main figures only, shorter")
+    parsed.add_argument("--peers", action="store_true", help="others beside the relay too; what cannot be had is named")
     parsed.add_argument("--only", default="", metavar="TEXT", help="those whose name begins so")
     parsed.add_argument("--rounds", type=int, default=0)
     parsed.add_argument("--seconds", type=float, default=0.0)
@@ -102,7 +109,8 @@ def main(arguments: list[str]) -> int:
     disk_ms = fsync_ms(bench_folder())
     if disk_ms < MEMORY_MS:
         print(f"{bench_folder()} is memory: name a folder on a disk with BENCH_FOLDER", file=sys.stderr)
-    found = measured(plan, args.only)
+    wanted = figures(plan) | (peer_figures(plan) if args.peers else {})
+    found = measured(wanted, args.only)
     how = f"{machine(disk_ms)} {plan.rounds} rounds of {plan.seconds:g} s each."
     print(f"{how}\n\n{table(found)}")
     if args.write:
@@ -110,9 +118,9 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def measured(plan: Plan, only: str) -> list[Figure]:
+def measured(wanted: Measures, only: str) -> list[Figure]:
     found: list[Figure] = []
-    for name, measure in figures(plan).items():
+    for name, measure in wanted.items():
         if name.startswith(only):
             began = time.monotonic()
             made = measure()

@@ -18,7 +18,10 @@ ROW_PIXELS: Final = 26
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the table. `ratio` is to what `against` says, in the same run; `goal` as issue and page state it."""
+    """One line of the table. `ratio` is to what `against` says, in the same run; `goal` as issue and page state it.
+
+    `does`, of a peer: what it does before its answer, and what not.
+    """
 
     name: str
     ratio: float | None
@@ -26,6 +29,7 @@ class Figure:
     said: str
     against: str = "bare aiohttp"
     at_most: bool = False
+    does: str = ""
 
     @property
     def reached(self) -> str:
@@ -36,6 +40,20 @@ class Figure:
 
 
 def table(figures: Sequence[Figure]) -> str:
+    """The relay's own figures, and below them those of peers; what has no figures has no table."""
+    own, peers = [each for each in figures if not each.does], [each for each in figures if each.does]
+    return "\n\n".join([own_table(own)] * bool(own) + [peer_table(peers)] * bool(peers))
+
+
+def peer_table(figures: Sequence[Figure]) -> str:
+    lines = ["| peer | ratio | before its 200 | in figures |", "|---|---|---|---|"]
+    for each in figures:
+        ratio = "–" if each.ratio is None else f"**{each.ratio:.2f}**"
+        lines.append(f"| {each.name} | {ratio} | {each.does} | {each.said} |")
+    return "\n".join(lines)
+
+
+def own_table(figures: Sequence[Figure]) -> str:
     lines = ["| what | ratio | to | goal | reached | in figures |", "|---|---|---|---|---|---|"]
     for each in figures:
         ratio = "–" if each.ratio is None else f"**{each.ratio:.2f}**"

@@ -1,8 +1,8 @@
 """One process of the load: so many connections, each of which sends its next request when it has its answer.
 
-`python -m tests.bench.load PORT CONNECTIONS SECONDS BYTES MODE`: prints `ready`, waits for a line on stdin, sends, and
-prints what came of it as JSON. It reads no more of an answer than its status and its length, so that one of these has
-more to give than a server on one core can take.
+`python -m tests.bench.load PORT CONNECTIONS SECONDS BYTES MODE PATH SCHEME`: prints `ready`, waits for a line on stdin,
+sends, and prints what came of it as JSON. It reads no more of an answer than its status and its length, so that one of
+these has more to give than a server on one core can take.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.I)
 class Load:
     """What all connections of this process share."""
 
-    def __init__(self, port: int, seconds: float, size_bytes: int, *, keep_alive: bool) -> None:
+    def __init__(self, port: int, seconds: float, signer: Signer, *, keep_alive: bool) -> None:
         self.port, self.keep_alive = port, keep_alive
-        self.signer = Signer(size_bytes, close=not keep_alive)
+        self.signer = signer
         self.signer.sign_ahead(int(SIGNED_AHEAD_PER_SECOND * min(5.0, seconds)))
         self.seconds = seconds
         self.statuses: Counter[str] = Counter()
@@ -107,8 +107,10 @@ def length_of(head: bytes) -> int:
     return int(found[1]) if found else 0
 
 
-def main(port: int, connections: int, seconds: float, size_bytes: int, mode: str) -> None:
-    load = Load(port, seconds, size_bytes, keep_alive=mode == "keep-alive")
+def main(port: int, connections: int, seconds: float, size_bytes: int, mode: str, path: str, scheme: str) -> None:
+    keep_alive = mode == "keep-alive"
+    signer = Signer(size_bytes, close=not keep_alive, path=path, scheme=scheme)
+    load = Load(port, seconds, signer, keep_alive=keep_alive)
     print("ready", flush=True)
     sys.stdin.readline()
     uvloop.run(load.run(connections))
@@ -116,4 +118,4 @@ def main(port: int, connections: int, seconds: float, size_bytes: int, mode: str
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), sys.argv[5])
+    main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), *sys.argv[5:8])

@@ -24,8 +24,10 @@ from tests.bench.signed import SECRET
 from tests.support.relay_process import clean_environ, free_port, write_config
 
 ROOT: Final = Path(__file__).parents[2]
-CORES: Final = sorted(os.sched_getaffinity(0))
+CORES: Final = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []  # elsewhere there is no bench
 CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
+#: More than rounding can make: threads have ended with this time.
+DEAD_SECONDS_MIN: Final = 0.05
 Cores = tuple[int, ...]
 
 
@@ -39,13 +41,14 @@ def started(
     arguments: Sequence[str],
     cores: Cores,
     *,
+    program: str = sys.executable,
     folder: Path = ROOT,
     environ: Mapping[str, str] | None = None,
     log: IO[bytes] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A Python of ours, held to its cores with all that it starts; ended with the block."""
+    """A program, by default a Python of ours, held to its cores with all that it starts; ended with the block."""
     process = subprocess.Popen(
-        [sys.executable, *arguments],
+        [program, *arguments],
         cwd=folder,
         stdin=subprocess.PIPE,
         stdout=log or subprocess.PIPE,
@@ -70,7 +73,7 @@ def started(
 
 @dataclass(slots=True)
 class Served:
-    """What listens now. `pids` are measured; their children with them."""
+    """What listens now, where it wants its webhooks and how signed. `pids` are measured; their children with them."""
 
     port: int
     pids: list[int]
@@ -78,6 +81,8 @@ class Served:
     sink_port: int = 0
     sink_pid: int = 0
     ready_seconds: float = 0.0
+    path: str = "/in/stripe"
+    scheme: str = "stripe"
 
     def cpu_seconds(self) -> float:
         return sum(cpu_seconds(pid) for pid in family(self.pids))
@@ -167,13 +172,19 @@ def family(pids: Sequence[int]) -> list[int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """What a process has used so far, to the microsecond; with its dead children, so that no sandbox child is lost."""
+    """What a process has used so far; with its dead children, so that no sandbox child is lost.
+
+    To the microsecond by its threads, as long as none of them has ended: their time is only in the process's own count,
+    in steps of 10 ms.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         own = sum(thread_seconds(task) for task in Path(f"/proc/{pid}/task").iterdir())
     except (FileNotFoundError, ProcessLookupError):
         return 0.0
-    return own + sum(int(field) for field in fields[13:15]) / CLOCK_TICKS
+    with_dead_threads = sum(int(field) for field in fields[11:13]) / CLOCK_TICKS
+    children = sum(int(field) for field in fields[13:15]) / CLOCK_TICKS
+    return (with_dead_threads if with_dead_threads > own + DEAD_SECONDS_MIN else own) + children
 
 
 def thread_seconds(task: Path) -> float:
@@ -209,7 +220,7 @@ def drive(
         loads = []
         for number, core in enumerate(cores):
             share = connections // len(cores) + (number < connections % len(cores))
-            arguments = [str(served.port), str(share), str(seconds), str(size_bytes), mode]
+            arguments = [str(served.port), str(share), str(seconds), str(size_bytes), mode, served.path, served.scheme]
             loads.append(stack.enter_context(started(["-m", "tests.bench.load", *arguments], (core,))))
         for load in loads:
             wait_ready(load)

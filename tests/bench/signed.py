@@ -14,19 +14,28 @@ SECRET: Final = "whsec_bench_0123456789abcdef"
 CASE: Final = Path(__file__).parents[2] / "transforms" / "stripe" / "charge.succeeded.request.json"
 #: Stands in the body where each request has its own id.
 MARK: Final = "evt_" + "0" * 24
+#: The header of each scheme: %t is where the time stands, %d the digest in hex.
+HEADERS: Final = {"stripe": b"Stripe-Signature: t=%t,v1=%d", "body": b"X-Hub-Signature-256: sha256=%d"}
 
 
 class Signer:
-    """Whole HTTP requests; the same ones go to every server that is compared."""
+    """Whole HTTP requests; the same ones go to every server that is compared.
 
-    def __init__(self, size_bytes: int, *, close: bool = False) -> None:
+    `scheme` is how they are signed: "stripe", the time and the body, or "body", the body alone as GitHub does it, for
+    a peer that cannot check the first.
+    """
+
+    def __init__(
+        self, size_bytes: int, *, close: bool = False, path: str = "/in/stripe", scheme: str = "stripe"
+    ) -> None:
+        self.header = HEADERS[scheme]
         self.before, self.after = charge(size_bytes).split(MARK.encode())
         ends = "Connection: close\r\n" if close else ""
         length = len(self.before) + len(MARK) + len(self.after)
         self.head = (
-            "POST /in/stripe HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: Stripe/1.0 (+https://stripe.com/docs/webhooks)\r\n"
+            f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: Stripe/1.0 (+https://stripe.com/docs/webhooks)\r\n"
             "Accept: */*\r\nContent-Type: application/json; charset=utf-8\r\n"
-            f"Content-Length: {length}\r\n{ends}Stripe-Signature: t="
+            f"Content-Length: {length}\r\n{ends}"
         ).encode()
         self.ahead: list[bytes] = []
 
@@ -39,10 +48,11 @@ class Signer:
 
     def sign(self) -> bytes:
         """Ids are random, as Stripe's are: ids in order would be kinder to an index than real ones."""
-        stamp = b"%d" % time.time()
         body = b"%bevt_%b%b" % (self.before, os.urandom(12).hex().encode(), self.after)
-        digest = hmac.digest(SECRET.encode(), b"%b.%b" % (stamp, body), "sha256")
-        return b"%b%b,v1=%b\r\n\r\n%b" % (self.head, stamp, digest.hex().encode(), body)
+        stamp = b"%d" % time.time()
+        signed = b"%b.%b" % (stamp, body) if b"%t" in self.header else body
+        digest = hmac.digest(SECRET.encode(), signed, "sha256").hex().encode()
+        return b"%b%b\r\n\r\n%b" % (self.head, self.header.replace(b"%t", stamp).replace(b"%d", digest), body)
 
 
 def charge(size_bytes: int) -> bytes:
