@@ -228,6 +228,7 @@ async def open_store(config: Config, *, read_only: bool = False) -> SqliteStore:
         dedupe_hours=config.store.dedupe_hours,
         disk_free_bytes_min=config.store.disk_free_bytes_min,
         queue_bytes_max=config.store.queue_bytes_max,
+        wait_seconds_max=config.store.wait_seconds_max,
         read_only=read_only,
     )
 

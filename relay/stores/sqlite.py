@@ -1,9 +1,10 @@
 """The embedded store: one SQLite file, owned by one process. Implements relay.stores.base.Store.
 
-    event loop              writer's thread                     readers' threads
-    ──────────              ───────────────                     ────────────────
-    leases, counts   ──▶    sqlite_writer: groups, COMMIT       sqlite_reads: claims
-    (sqlite_leases)  ◀──    sqlite_transitions, sqlite_replay   sqlite_records: lists for people
+    event loop                     writer's thread                     readers' threads
+    ──────────                     ───────────────                     ────────────────
+    sqlite_books: counts    ──▶    sqlite_writer: groups, COMMIT       sqlite_reads: claims of what is behind
+    sqlite_feeds: open work ◀──    sqlite_transitions, sqlite_replay   sqlite_records: lists for people
+    sqlite_leases: who holds it    sqlite_known: keys and ids          sqlite_marks: where to begin
 
 A claim is a lease in memory: the owner is the only process, so a crash releases everything at once.
 """
@@ -21,18 +22,22 @@ from typing import Final
 
 from relay.models import ReplayResult
 from relay.stores import sqlite_replay, sqlite_transitions
-from relay.stores.sqlite_core import ROW_BYTES
 from relay.stores.sqlite_deliveries import SqliteDeliveries
 from relay.stores.sqlite_events import SqliteEvents
 from relay.stores.sqlite_file import open_writer, take_ownership, unopenable
+from relay.stores.sqlite_marks import read_books
 from relay.stores.sqlite_queries import SqliteQueries
-from relay.stores.sqlite_reads import Reader, read_books
+from relay.stores.sqlite_reads import ROW_BYTES, Reader
 from relay.stores.sqlite_records import find_prunable
 from relay.stores.sqlite_secrets import SqliteSecrets, read_all_secrets
+from relay.stores.sqlite_session import Session
+from relay.stores.sqlite_values import DELIVERY_STATES, EVENT_STATES
 from relay.stores.sqlite_writer import Writer
 
 REPLAY_MAX: Final = 1_000
 HOUR_MS: Final = 3_600_000
+#: How long what is written may have waited when more is still taken.
+WAIT_SECONDS_MAX: Final = 2.0
 
 
 class SqliteStore(SqliteDeliveries, SqliteEvents, SqliteQueries, SqliteSecrets):
@@ -49,6 +54,7 @@ class SqliteStore(SqliteDeliveries, SqliteEvents, SqliteQueries, SqliteSecrets):
         dedupe_hours: int,
         disk_free_bytes_min: int,
         queue_bytes_max: int,
+        wait_seconds_max: float = WAIT_SECONDS_MAX,
         read_only: bool = False,
     ) -> SqliteStore:
         """Own the file, or with `read_only` look at it beside its owner: then every write raises StoreUnavailable.
@@ -66,16 +72,16 @@ class SqliteStore(SqliteDeliveries, SqliteEvents, SqliteQueries, SqliteSecrets):
                 return cls(path, clock_ms, books, writer=None, claims=claims, people=people, first_claim=1)
             lock = await asyncio.to_thread(take_ownership, path)
             undo.callback(os.close, lock)
-            connection, opens = await asyncio.to_thread(open_owned, path)
-            undo.callback(connection.close)
+            session, opens = await asyncio.to_thread(open_owned, path, dedupe_hours * HOUR_MS)
+            undo.callback(session.connection.close)
             books = await claims.read(partial(read_books, now_ms=clock_ms()))
             books.secrets = await claims.read(read_all_secrets)
             writer = Writer(
                 path,
-                connection,
-                window_ms=dedupe_hours * HOUR_MS,
+                session,
                 disk_free_bytes_min=disk_free_bytes_min,
                 queue_bytes_max=queue_bytes_max,
+                wait_seconds_max=wait_seconds_max,
             )
             undo.pop_all()
         first_claim = opens << 40  # a claim of an earlier opening is never taken for one of this
@@ -93,18 +99,20 @@ class SqliteStore(SqliteDeliveries, SqliteEvents, SqliteQueries, SqliteSecrets):
         return done.result
 
     def _replayed(self, done: sqlite_replay.Replayed, now_ms: int) -> None:
-        for source, before in done.deliveries:
-            self._books.deliveries[before] -= 1
-            self._books.add_received(source)
+        for source, seq, before in done.deliveries:
+            self._books.ended_deliveries[before] -= 1
+            self._books.source(source).bring_back(seq)
             self._deliveries_changed.set()
         for number, destination, environment, state in done.events:
-            if state is not None:
-                self._books.events[state] -= 1
             lane = self._books.lane(number, destination, environment)
-            self._books.add_pending(lane, 1, now_ms)
+            lane.open += 1
+            if state is None:
+                lane.fall_behind()
+            else:
+                self._books.ended_events[EVENT_STATES.index(state)] -= 1
+                lane.retried += 1
+                lane.may_be_retried(now_ms)
             self._lane_changed(lane)
-        if done.lowest_event_seq is not None:
-            self._oldest_pending_seq = min(self._oldest_pending_seq, done.lowest_event_seq)
 
     async def prune(self, before_ms: int, limit: int = 500) -> int:
         """Looked for beside the writer, deleted in one short transaction: also at most 16 MiB of bodies a call."""
@@ -115,8 +123,10 @@ class SqliteStore(SqliteDeliveries, SqliteEvents, SqliteQueries, SqliteSecrets):
         return pruned.deliveries.total()
 
     def _pruned(self, pruned: sqlite_transitions.Pruned) -> None:
-        self._books.deliveries.subtract(pruned.deliveries)
-        self._books.events.subtract(pruned.events)
+        for number, state in enumerate(DELIVERY_STATES):
+            self._books.ended_deliveries[number] -= pruned.deliveries[state]
+        for number, event_state in enumerate(EVENT_STATES):
+            self._books.ended_events[number] -= pruned.events[event_state]
 
     async def probe(self) -> None:
         """One durable row, under the same conditions as accept."""
@@ -134,18 +144,19 @@ class SqliteStore(SqliteDeliveries, SqliteEvents, SqliteQueries, SqliteSecrets):
         await self._claims.close()
         await self._people.close()
         if self._writer is not None:
+            self._write_marks(self._writer)
             await self._writer.close()  # last: only a connection that can write removes the WAL
         if self._lock is not None:
             os.close(self._lock)
 
 
-def open_owned(path: Path) -> tuple[sqlite3.Connection, int]:
-    """The writer's connection, and how often the file has been opened so far."""
+def open_owned(path: Path, window_ms: int) -> tuple[Session, int]:
+    """The writer's connection with what it knows, and how often the file has been opened so far."""
     try:
         connection = open_writer(path)
         try:
-            sql = "UPDATE meta SET opens = opens + 1 RETURNING opens"
-            return connection, int(connection.execute(sql).fetchone()[0])
+            opens = connection.execute("UPDATE meta SET opens = opens + 1 RETURNING opens").fetchone()[0]
+            return Session(connection, window_ms), int(opens)
         except BaseException:
             connection.close()
             raise

@@ -5,148 +5,213 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
 
 from relay.errors import LeaseLost, StoreUnavailable, TransformError
-from relay.models import Accepted, ClaimedDelivery, Delivery, DeliveryState, Event, Finished
-from relay.stores import sqlite_transitions
-from relay.stores.sqlite_core import CLAIM_MAX, ROW_BYTES, SqliteCore, wait_for
+from relay.models import Accepted, ClaimedDelivery, Delivery, Event, Finished
+from relay.stores.sqlite_core import AHEAD_BYTES_MAX, AHEAD_MAX, CLAIM_BYTES_MAX, CLAIM_MAX, SqliteCore, wait_for
+from relay.stores.sqlite_feeds import FEEDS_BYTES_MAX, OpenEvent, SourceFeed
 from relay.stores.sqlite_leases import Lease
-from relay.stores.sqlite_reads import Turn, read_deliveries
-
-CLAIM_BYTES_MAX: Final = 16 * 1024 * 1024
+from relay.stores.sqlite_operations import Accepting, Answers, Finishing
+from relay.stores.sqlite_reads import ROW_BYTES, named_deliveries, open_deliveries
+from relay.stores.sqlite_transitions import DEAD, FILTERED, PROCESSED
+from relay.stores.sqlite_values import make_ref
 
 
 class SqliteDeliveries(SqliteCore):
     """Leases and counts change after the COMMIT, in the order of the commits."""
 
+    # ── accept ──
+
     async def accept(self, deliveries: Sequence[Delivery]) -> list[Accepted]:
-        """Durable when it returns; see Store. Refused while the disk is nearly full."""
-        run = partial(sqlite_transitions.accept, deliveries=tuple(deliveries))
-        size = sum(len(each.request.body) + ROW_BYTES for each in deliveries)
-
-        def apply(answers: list[Accepted]) -> None:
-            for delivery, accepted in zip(deliveries, answers, strict=True):
-                if not accepted.duplicate:
-                    self._books.add_received(delivery.source)
-                    self._deliveries_changed.set()
-
-        return await self._owner.submit(run, apply=apply, size_bytes=size, grows=True)
+        """Durable when it returns; see Store. Refused while the disk is nearly full or far behind."""
+        future: asyncio.Future[list[Accepted]] = asyncio.get_running_loop().create_future()
+        size_bytes = sum(len(each.request.body) + ROW_BYTES for each in deliveries)
+        self._owner.put((Accepting(tuple(deliveries), size_bytes, self._accepted, future=future),))
+        return await future
 
     def accept_then(self, delivery: Delivery, answer: Callable[[Accepted | StoreUnavailable], None]) -> None:
         """See Store."""
-        task = asyncio.ensure_future(self.accept([delivery]))
-        self._accepting.add(task)
+        try:
+            size_bytes = len(delivery.request.body) + ROW_BYTES
+            self._owner.put((Accepting((delivery,), size_bytes, self._accepted, answer),))
+        except StoreUnavailable as error:
+            asyncio.get_running_loop().call_soon(answer, error)
 
-        def tell(done: asyncio.Future[list[Accepted]]) -> None:
-            self._accepting.discard(task)
-            error = None if done.cancelled() else done.exception()
-            if error is None:
-                answer(done.result()[0])
-            else:
-                answer(error if isinstance(error, StoreUnavailable) else StoreUnavailable(str(error)))
+    def _accepted(self, operation: Accepting) -> None:
+        for seq, delivery in zip(operation.seqs, operation.deliveries, strict=True):
+            if seq:
+                feed = self._books.sources.get(delivery.source) or self._books.source(delivery.source)
+                if delivery.generation:
+                    feed.bring_back(seq)
+                else:
+                    feed.add(seq, len(delivery.request.body) + ROW_BYTES, delivery)
+                self._deliveries_changed.set()
 
-        task.add_done_callback(tell)
+    # ── claim ──
 
     async def claim_deliveries(
         self, limit: int, lease_seconds: float, per_source_max: dict[str, int]
     ) -> list[ClaimedDelivery]:
         """At most 16 MiB of bodies a call, but at least one; see Store."""
         self._refuse_unless_writable()
-        async with self._claiming_deliveries:
-            self._delivery_leases.run_out(self._now_ms())
-            self._deliveries_changed.clear()
-            turns = self._turns(per_source_max)
-            if not turns or limit < 1:
-                return []
-            query = partial(read_deliveries, turns=turns, limit=min(limit, CLAIM_MAX), bytes_max=CLAIM_BYTES_MAX)
-            with self._delivery_leases.reading():
+        self._delivery_leases.run_out(self._now_ms())
+        self._deliveries_changed.clear()
+        limit = min(limit, CLAIM_MAX)
+        turns = self._turns(per_source_max, limit)
+        share = -(-limit // max(len(turns), 1))
+        if any(feed.needs_read(min(count, share)) for feed, count in turns):
+            async with self._reading_deliveries:
                 try:
-                    found = await self._claims.read(query)
+                    await self._read_ahead(turns, share)
                 except BaseException:
-                    self._deliveries_changed.set()
+                    self._deliveries_changed.set()  # nothing was claimed: whoever waits may try again
                     raise
-                return self._grant_deliveries(found, lease_seconds)
-
-    def _turns(self, per_source_max: dict[str, int]) -> list[Turn]:
-        """The sources that have something for us, beginning after the one that was served last."""
-        names = sorted(name for name, count in per_source_max.items() if count > 0 and self._unclaimed(name) > 0)
-        names = [name for name in names if name > self._last_source] + [n for n in names if n <= self._last_source]
-        return [Turn(name, per_source_max[name], self._delivery_leases.held(name)) for name in names]
-
-    def _unclaimed(self, source: str) -> int:
-        return self._books.received_by_source[source] - self._delivery_leases.held_count(source)
-
-    def _grant_deliveries(self, found: list[tuple[int, Delivery]], lease_seconds: float) -> list[ClaimedDelivery]:
-        until_ms = self._now_ms() + round(lease_seconds * 1000)
-        claimed: list[ClaimedDelivery] = []
-        for seq, delivery in found:
-            if self._delivery_leases.is_free(delivery.source, seq):
-                claim, attempt = self._delivery_leases.grant(delivery.source, seq, until_ms)
-                claimed.append(ClaimedDelivery(delivery, claim, attempt))
-                self._last_source = delivery.source
-        if claimed and any(self._unclaimed(each.delivery.source) > 0 for each in claimed):
+        claimed = self._take_deliveries(turns, limit, lease_seconds)
+        if claimed and any(feed.unclaimed > 0 for feed, _ in turns):
             self._deliveries_changed.set()  # there is more: the next wait need not wait
         return claimed
 
+    def _turns(self, per_source_max: dict[str, int], limit: int) -> list[tuple[SourceFeed, int]]:
+        """The sources that have something for us, beginning after the one that was served last."""
+        sources = self._books.sources
+        found = [(sources[name], min(count, limit)) for name, count in per_source_max.items() if name in sources]
+        found = [(feed, count) for feed, count in found if count > 0 and feed.unclaimed > 0]
+        if len(found) > 1:
+            found.sort(key=lambda turn: (turn[0].name <= self._last_source, turn[0].name))
+        return found
+
+    async def _read_ahead(self, turns: Sequence[tuple[SourceFeed, int]], share: int) -> None:
+        """Bring into memory what can be taken now: of each source its share of the claim, as long as there is not
+        enough for a claim. What is read beyond that must have its place in memory.
+        """
+        size_bytes, ahead_bytes = 0, min(AHEAD_BYTES_MAX, FEEDS_BYTES_MAX // (2 * len(turns)))
+        for feed, count in turns:
+            wanted = min(count, share)
+            while feed.needs_read(wanted) and size_bytes + feed.bytes < CLAIM_BYTES_MAX:
+                if not await self._read_feed(feed, wanted, ahead_bytes):
+                    break
+            size_bytes += feed.bytes
+
+    async def _read_feed(self, feed: SourceFeed, count: int, bytes_max: int) -> bool:
+        """What was given back first. False when there is nothing that could be taken."""
+        if feed.returned:
+            await self._load_returned(feed, count)
+            return True
+        return await self._read_behind(feed, count, bytes_max)
+
+    async def _load_returned(self, feed: SourceFeed, count: int) -> None:
+        seqs = feed.begin_loading(count)
+        try:
+            found = await self._claims.read(partial(named_deliveries, seqs=seqs, bytes_max=AHEAD_BYTES_MAX))
+        except BaseException:
+            feed.end_loading((), seqs)
+            raise
+        feed.end_loading(found.items, found.left)
+
+    async def _read_behind(self, feed: SourceFeed, count: int, bytes_max: int) -> bool:
+        rows = max(count, AHEAD_MAX)
+        query = partial(open_deliveries, source=feed.name, after=feed.last, count=rows, bytes_max=bytes_max)
+        feed.begin_read()
+        try:
+            found = await self._claims.read(query)
+        except BaseException:
+            feed.break_read()
+            raise
+        feed.end_read(found.items, found.is_all)
+        return bool(found.items)
+
+    def _take_deliveries(
+        self, turns: Sequence[tuple[SourceFeed, int]], limit: int, lease_seconds: float
+    ) -> list[ClaimedDelivery]:
+        """One of each source in turn, oldest first, as long as there is one in memory."""
+        until_ms = self._now_ms() + round(lease_seconds * 1000)
+        taken: list[Lease[Delivery]] = []
+        size_bytes = place = 0
+        left = list(turns)
+        while left and len(taken) < limit:
+            still: list[tuple[SourceFeed, int]] = []
+            for feed, count in left:
+                first = feed.first()
+                if first is None or place >= count:
+                    continue
+                size_bytes += len(first[2].request.body)
+                if len(taken) >= limit or (taken and size_bytes > CLAIM_BYTES_MAX):
+                    still = []
+                    break
+                taken.append(self._delivery_leases.take(feed, until_ms))
+                self._last_source = feed.name
+                still.append((feed, count))
+            left = still
+            place += 1
+        for feed, _ in turns:
+            feed.taken_from()
+        self._books.make_room()
+        self._delivery_leases.note(taken, until_ms)
+        return [ClaimedDelivery(lease.thing, lease.claim, lease.attempt) for lease in taken if lease.thing is not None]
+
+    # ── finish, fail, release ──
+
     async def finish_delivery(self, claim: ClaimedDelivery, events: Sequence[Event]) -> Finished:
         """See Store. Also LeaseLost when the same claim is being finished at this moment."""
-        lease = self._pinned(claim)
-        now_ms, source = self._now_ms(), lease.group
-        run = partial(sqlite_transitions.finish, seq=lease.seq, source=source, events=tuple(events), now_ms=now_ms)
-        state = DeliveryState.PROCESSED if events else DeliveryState.FILTERED
-
-        def apply(done: sqlite_transitions.FinishedIn | None) -> None:
-            self._delivery_leases.end(lease)
-            if done is None:
-                return
-            self._books.settle_delivery(source, state)
-            for (number, destination, environment), count in done.lanes.items():
-                lane = self._books.lane(number, destination, environment)
-                self._books.add_pending(lane, count, now_ms)
-                self._lane_changed(lane)
-
-        size = ROW_BYTES + sum(len(event.json) + ROW_BYTES for event in events)
-        undo = partial(self._delivery_leases.unpin, lease)
-        done = await self._owner.submit(run, apply=apply, undo=undo, size_bytes=size)
-        if done is None:
-            raise LeaseLost("the delivery is no longer received")
-        return done.finished
+        (finished,) = await self._end([(claim, events, None)])
+        if finished is None:
+            raise LeaseLost("the delivery's lease has run out")
+        return finished
 
     async def finish_deliveries(
         self, finishes: Sequence[tuple[ClaimedDelivery, Sequence[Event]]]
     ) -> list[Finished | None]:
-        """See Store."""
-        done = await asyncio.gather(*(self.finish_delivery(*each) for each in finishes), return_exceptions=True)
-        return [self._finished(each) for each in done]
-
-    def _finished(self, done: Finished | BaseException) -> Finished | None:
-        if isinstance(done, LeaseLost):
-            return None
-        if isinstance(done, BaseException):
-            raise done
-        return done
+        """See Store. When one of them cannot be stored its error is raised, after the others have been stored."""
+        return await self._end([(claim, events, None) for claim, events in finishes])
 
     async def fail_delivery(self, claim: ClaimedDelivery, error: TransformError) -> None:
         """The delivery is dead with the error's code and message; see Store."""
-        lease = self._pinned(claim)
-        run = partial(sqlite_transitions.fail, seq=lease.seq, error=error, now_ms=self._now_ms())
-
-        def apply(done: bool) -> None:
-            self._delivery_leases.end(lease)
-            if done:
-                self._books.settle_delivery(lease.group, DeliveryState.DEAD)
-
-        undo = partial(self._delivery_leases.unpin, lease)
-        if not await self._owner.submit(run, apply=apply, undo=undo, size_bytes=ROW_BYTES):
-            raise LeaseLost("the delivery is no longer received")
-
-    def _pinned(self, claim: ClaimedDelivery) -> Lease[str]:
-        self._refuse_unless_writable()
-        lease = self._delivery_leases.pin(claim.claim, self._now_ms())
-        if lease is None:
+        if await self._end([(claim, (), error)]) == [None]:
             raise LeaseLost("the delivery's lease has run out")
-        return lease
+
+    async def _end(
+        self, ends: Sequence[tuple[ClaimedDelivery, Sequence[Event], TransformError | None]]
+    ) -> list[Finished | None]:
+        """Each for itself, in one transaction where that is possible; None where the claim is no longer held."""
+        owner, now_ms = self._owner, self._now_ms()
+        leases = [self._delivery_leases.pin(claim.claim, now_ms) for claim, _, _ in ends]
+        answers = Answers(len(ends) - leases.count(None))
+        operations = [
+            None if lease is None else Finishing(lease, end, now_ms, size_of(end[1]), self._finished, answers)
+            for lease, end in zip(leases, ends, strict=True)
+        ]
+        held = [operation for operation in operations if operation is not None]
+        try:
+            owner.put(held)
+        except StoreUnavailable:
+            for operation in held:
+                self._delivery_leases.unpin(operation.lease)
+            raise
+        if held:
+            await answers.all
+        return [None if operation is None else operation.result for operation in operations]
+
+    def _finished(self, operation: Finishing) -> None:
+        """What a finish means for leases and counts, and what it hands over."""
+        lease = operation.lease
+        if operation.error is not None:
+            self._delivery_leases.unpin(lease)
+            return
+        self._delivery_leases.end(lease)
+        lease.feed.open -= 1
+        self._settled()
+        if operation.failure is not None:
+            self._books.ended_deliveries[DEAD] += 1
+            return
+        self._books.ended_deliveries[PROCESSED if operation.events else FILTERED] += 1
+        delivery, events = operation.claim.delivery, operation.events
+        for seq, number, position in operation.stored:
+            event = events[position]
+            lane = self._books.lanes.get(number) or self._books.lane(number, event.destination, event.environment)
+            ref = make_ref(delivery.id, delivery.generation, position)
+            opened = OpenEvent(ref, event.id, event.json, operation.now_ms, delivery.source)
+            lane.add(seq, len(event.json) + ROW_BYTES, opened)
+            self._lane_changed(lane)
 
     async def release_delivery(self, claim: ClaimedDelivery, after_seconds: float = 0) -> None:
         """In memory only: after a restart the delivery can be claimed at once."""
@@ -160,3 +225,8 @@ class SqliteDeliveries(SqliteCore):
         if rest_ends_ms is not None and rest_ends_ms > self._now_ms():
             seconds = min(seconds, (rest_ends_ms - self._now_ms()) / 1000)
         await wait_for(self._deliveries_changed, seconds)
+
+
+def size_of(events: Sequence[Event]) -> int:
+    """What a delivery's end takes in the writer's queue."""
+    return ROW_BYTES + sum(len(event.json) + ROW_BYTES for event in events)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 
-from relay.models import ClaimedEvent, EventState, Lane, Settlement
-from relay.stores import sqlite_transitions
-from relay.stores.sqlite_core import CLAIM_MAX, ROW_BYTES, SqliteCore, wait_for
-from relay.stores.sqlite_leases import LaneBook, Lease
-from relay.stores.sqlite_reads import LaneRead, read_lane
+from relay.errors import StoreUnavailable
+from relay.models import ClaimedEvent, Lane, Settlement
+from relay.stores.sqlite_core import AHEAD_BYTES_MAX, AHEAD_MAX, CLAIM_BYTES_MAX, CLAIM_MAX, SqliteCore, wait_for
+from relay.stores.sqlite_feeds import LaneFeed, OpenEvent
+from relay.stores.sqlite_leases import Lease
+from relay.stores.sqlite_operations import Settling
+from relay.stores.sqlite_reads import ROW_BYTES, due_events, named_events, open_events
+from relay.stores.sqlite_values import EVENT_STATE_NUMBERS
 
 
 class SqliteEvents(SqliteCore):
@@ -21,60 +25,97 @@ class SqliteEvents(SqliteCore):
         self._run_out_events()
         self._changed_lanes.clear()
         self._events_changed.clear()
-        return self._books.unclaimed_lanes(self._event_leases)
+        return self._books.unclaimed_lanes(self._now_ms())
 
     async def claim_events(
         self, destination: str, environment: str | None, limit: int, bytes_max: int, lease_seconds: float
     ) -> list[ClaimedEvent]:
         """Of retried events those first that have been due for longest; see Store."""
         self._refuse_unless_writable()
-        async with self._claiming_events:
-            self._run_out_events()
-            lane = self._books.lanes.get(self._books.numbers.get((destination, environment), -1))
-            if lane is None or limit < 1:
-                return []
-            self._lane_seen(lane)
-            now_ms = self._now_ms()
-            if lane.due_ms > now_ms or lane.pending <= self._event_leases.held_count(lane.number):
-                return []
-            with self._event_leases.reading():
-                found = await self._read_lane(lane, now_ms, min(limit, CLAIM_MAX), bytes_max)
-                return self._grant_events(lane, found, now_ms + round(lease_seconds * 1000))
+        self._run_out_events()
+        lane = self._books.lanes.get(self._books.numbers.get((destination, environment), -1))
+        if lane is None or limit < 1:
+            return []
+        self._lane_seen(lane)
+        now_ms, limit = self._now_ms(), min(limit, CLAIM_MAX)
+        if lane.open <= lane.held or lane.due_ms(now_ms) > now_ms:
+            return []
+        if lane.needs_retried(now_ms) or lane.needs_read(limit):
+            async with self._reading_events:
+                try:
+                    await self._read_ahead_events(lane, now_ms, limit, bytes_max)
+                except BaseException:
+                    self._lane_changed(lane)  # nothing was claimed: whoever waits may try again
+                    raise
+        return self._take_events(lane, limit, bytes_max, now_ms + round(lease_seconds * 1000))
 
-    async def _read_lane(self, lane: LaneBook, now_ms: int, limit: int, bytes_max: int) -> LaneRead:
-        held = self._event_leases.held(lane.number)
+    async def _read_ahead_events(self, lane: LaneFeed, now_ms: int, limit: int, bytes_max: int) -> None:
+        """Bring into memory what can be taken now, until it is enough for a claim; first what was tried before."""
+        if lane.needs_retried(now_ms) and len(lane.front) < limit:
+            await self._read_retried(lane, now_ms, limit, bytes_max)
+        while lane.needs_read(limit) and lane.bytes < bytes_max + ROW_BYTES * lane.ready:
+            if lane.returned:
+                await self._load_returned_events(lane, limit, bytes_max)
+            elif not await self._read_behind_events(lane, limit, bytes_max):
+                break
+
+    async def _read_retried(self, lane: LaneFeed, now_ms: int, limit: int, bytes_max: int) -> None:
+        loaded = lane.begin_retried()
+        query = partial(due_events, lane=lane.number, now_ms=now_ms, count=limit, bytes_max=bytes_max, loaded=loaded)
+        found = await self._claims.read(query)
+        lane.end_retried(found.items, found.next_due_ms)
+
+    async def _load_returned_events(self, lane: LaneFeed, limit: int, bytes_max: int) -> None:
+        seqs = lane.begin_loading(limit)
+        try:
+            found = await self._claims.read(partial(named_events, seqs=seqs, bytes_max=bytes_max))
+        except BaseException:
+            lane.end_loading((), seqs)
+            raise
+        lane.end_loading(found.items, found.left)
+
+    async def _read_behind_events(self, lane: LaneFeed, limit: int, bytes_max: int) -> bool:
+        query = partial(
+            open_events,
+            lane=lane.number,
+            after=lane.last,
+            count=max(limit, AHEAD_MAX),
+            bytes_max=max(min(bytes_max, CLAIM_BYTES_MAX), AHEAD_BYTES_MAX),
+        )
         lane.begin_read()
         try:
-            query = partial(read_lane, lane=lane.number, now_ms=now_ms, limit=limit, bytes_max=bytes_max, held=held)
             found = await self._claims.read(query)
         except BaseException:
-            self._lane_changed(lane)  # nothing was claimed: whoever waits may try again
+            lane.break_read()
             raise
-        lane.end_read(found.next_due_ms)
-        return found
+        lane.end_read(found.items, found.is_all)
+        return bool(found.items)
 
-    def _grant_events(self, lane: LaneBook, found: LaneRead, until_ms: int) -> list[ClaimedEvent]:
-        claimed = [
-            ClaimedEvent(
-                self._event_leases.grant(lane.number, event.seq, until_ms)[0],
-                event.ref,
-                event.id,
-                event.json,
-                event.attempt,
-                event.created_ms,
-            )
-            for event in found.events
-            if self._event_leases.is_free(lane.number, event.seq)
-        ]
-        if found.more and claimed:
+    def _take_events(self, lane: LaneFeed, limit: int, bytes_max: int, until_ms: int) -> list[ClaimedEvent]:
+        taken: list[Lease[OpenEvent]] = []
+        claimed: list[ClaimedEvent] = []
+        size_bytes = len("[]") - len(",")
+        while len(taken) < limit and (first := lane.first()) is not None:
+            event = first[2]
+            size_bytes += len(event.json) + len(",")
+            if taken and size_bytes > bytes_max:
+                break
+            lease = self._event_leases.take(lane, until_ms)
+            taken.append(lease)
+            claimed.append(ClaimedEvent(lease.claim, event.ref, event.id, event.json, event.attempt, event.created_ms))
+        lane.passed_ms = claimed[-1].created_ms if claimed else lane.passed_ms
+        lane.taken_from()
+        self._books.make_room()
+        self._event_leases.note(taken, until_ms)
+        now_ms = self._now_ms()
+        if claimed and lane.open > lane.held and lane.due_ms(now_ms) <= now_ms:
             self._lane_changed(lane)
         return claimed
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         """All that are still held, in one step; the rest are counted in `late_settlements`."""
-        self._refuse_unless_writable()
-        now_ms = self._now_ms()
-        held: list[tuple[Lease[int], Settlement]] = []
+        owner, now_ms = self._owner, self._now_ms()
+        held: list[tuple[Lease[OpenEvent], Settlement]] = []
         for settlement in settlements:
             lease = self._event_leases.pin(settlement.event.claim, now_ms)
             if lease is not None:
@@ -82,24 +123,33 @@ class SqliteEvents(SqliteCore):
         self.late_settlements += len(settlements) - len(held)
         if not held:
             return
-        rows = [(lease.seq, settlement) for lease, settlement in held]
-        await self._owner.submit(
-            partial(sqlite_transitions.settle, settlements=rows, now_ms=now_ms),
-            apply=lambda _: self._settled(held),
-            undo=lambda: self._unpin(held),
-            size_bytes=len(rows) * ROW_BYTES,
-        )
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        try:
+            owner.put((Settling(held, now_ms, len(held) * ROW_BYTES, self._events_settled, future),))
+        except StoreUnavailable:
+            self._unpin_events(held)
+            raise
+        await future
 
-    def _unpin(self, held: Sequence[tuple[Lease[int], Settlement]]) -> None:
+    def _unpin_events(self, held: Sequence[tuple[Lease[OpenEvent], Settlement]]) -> None:
         for lease, _ in held:
             self._event_leases.unpin(lease)
 
-    def _settled(self, held: Sequence[tuple[Lease[int], Settlement]]) -> None:
-        for lease, settlement in held:
-            lane = self._books.lanes[lease.group]
+    def _events_settled(self, operation: Settling) -> None:
+        if operation.error is not None:
+            self._unpin_events(operation.held)
+            return
+        for lease, settlement in operation.held:
+            lane, event = lease.feed, lease.thing
+            assert isinstance(lane, LaneFeed)
+            assert event is not None
             self._event_leases.end(lease)
-            self._books.settle_event(lane, settlement.state, settlement.at_ms)
-            if settlement.state is EventState.PENDING:
+            state = EVENT_STATE_NUMBERS[settlement.state]
+            lane.settled(lease.seq, event, None if state else settlement.at_ms)
+            if state:
+                self._books.ended_events[state] += 1
+                self._settled()
+            else:
                 self._lane_changed(lane)
 
     async def release_events(self, events: Sequence[ClaimedEvent]) -> None:
@@ -108,19 +158,17 @@ class SqliteEvents(SqliteCore):
         for event in events:
             lease = self._event_leases.release(event.claim, now_ms)
             if lease is not None:
-                self._event_freed(lease, event.created_ms)
+                self._event_freed(lease)
 
     def _run_out_events(self) -> None:
-        now_ms = self._now_ms()
-        for lease in self._event_leases.run_out(now_ms):
-            self._event_freed(lease, now_ms)
+        for lease in self._event_leases.run_out(self._now_ms()):
+            self._event_freed(lease)
 
-    def _event_freed(self, lease: Lease[int], at_ms: int) -> None:
-        lane = self._books.lanes[lease.group]
-        lane.may_be_tried(at_ms)
-        self._lane_changed(lane)
+    def _event_freed(self, lease: Lease[OpenEvent]) -> None:
+        assert isinstance(lease.feed, LaneFeed)
+        self._lane_changed(lease.feed)
 
-    def _lane_seen(self, lane: LaneBook) -> None:
+    def _lane_seen(self, lane: LaneFeed) -> None:
         """A claim in one lane takes no other lane's wake-up away."""
         self._changed_lanes.discard(lane.number)
         if not self._changed_lanes:

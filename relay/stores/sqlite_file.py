@@ -10,19 +10,16 @@ from pathlib import Path
 from typing import Final
 
 from relay.errors import ConfigError, StoreUnavailable
+from relay.stores.sqlite_migrate import VERSION, migrate
 
 #: Marks the file as ours ("RELY").
 APPLICATION_ID: Final = 0x52454C59
 PAGE_BYTES: Final = 16_384
-#: A checkpoint about every 4 MB keeps both the WAL and its pauses small.
-CHECKPOINT_PAGES: Final = 256
 WAL_BYTES_KEPT: Final = 64 * 1024 * 1024
-WRITER_CACHE_KIB: Final = 64 * 1024
+WRITER_CACHE_KIB: Final = 16 * 1024
 BUSY_SECONDS: Final = 2.0
 #: With less free disk than this a file cannot be opened: the WAL and its index are made then.
 OPENING_BYTES: Final = 256 * 1024
-#: Entry n takes a file from version n to n + 1. Versions only go forward.
-MIGRATIONS: Final = tuple(Path(__file__).with_name(name) for name in ("schema.sql", "schema_secrets.sql"))
 
 #: Primary result codes that say "not now" about the disk or the file, and nothing about the operation.
 DISK_CODES: Final = frozenset(
@@ -77,12 +74,12 @@ def unopenable(error: sqlite3.Error, path: Path) -> StoreUnavailable:
 
 def standing_files(path: Path) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
     """Which files are at the path now: the database and its WAL, each as (device, inode)."""
-    return identity(path), identity(Path(f"{path}-wal"))
+    return identity(path), identity(f"{path}-wal")
 
 
-def identity(path: Path) -> tuple[int, int] | None:
+def identity(path: Path | str) -> tuple[int, int] | None:
     try:
-        found = path.stat()
+        found = os.stat(path)
     except OSError:
         return None
     return found.st_dev, found.st_ino
@@ -131,10 +128,10 @@ def open_writer(path: Path) -> sqlite3.Connection:
         check_version(connection, path)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")  # the writer checkpoints, after its answers
         connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_KEPT}")
         connection.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KIB}")
-        migrate(connection)
+        migrate(connection, APPLICATION_ID)
     except BaseException:
         connection.close()
         raise
@@ -179,9 +176,9 @@ def check_version(connection: sqlite3.Connection, path: Path) -> int:
         raise
     if not (ours or empty):
         raise ConfigError(f"{path} is not a store of the relay: name another file", key="store.url")
-    if version > len(MIGRATIONS):
+    if version > VERSION:
         raise ConfigError(
-            f"{path} was written by a newer relay (version {version}, this one knows {len(MIGRATIONS)}): "
+            f"{path} was written by a newer relay (version {version}, this one knows {VERSION}): "
             "install that version, or name another file",
             key="store.url",
         )
@@ -190,34 +187,5 @@ def check_version(connection: sqlite3.Connection, path: Path) -> int:
 
 def refuse_older(version: int, path: Path) -> None:
     """Only the owner brings a file forward."""
-    if version < len(MIGRATIONS):
+    if version < VERSION:
         raise ConfigError(f"{path} is of an older version: start this version of the relay once", key="store.url")
-
-
-def migrate(connection: sqlite3.Connection) -> None:
-    """Each step in one transaction of its own: a crash leaves a whole version."""
-    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    for number, file in enumerate(MIGRATIONS[version:], start=version + 1):
-        marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number};"
-        connection.executescript(f"BEGIN IMMEDIATE; {file.read_text('utf-8')} {marks} COMMIT;")
-
-
-def bound(text: str | None) -> str | bytes | None:
-    """Text as SQLite takes it: lone surrogates (from hostile bytes or JSON) make it a blob in the same column."""
-    if text is None or text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "surrogatepass")
-    return text
-
-
-def text_or_none(value: str | bytes | None) -> str | None:
-    """The inverse of `bound`."""
-    return value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value
-
-
-def text(value: str | bytes) -> str:
-    """The inverse of `bound` for a column that is never NULL."""
-    return value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value

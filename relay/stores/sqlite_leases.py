@@ -1,4 +1,4 @@
-"""Who holds which rows, and how much is open: in memory, because the owner of the file is the only one who claims.
+"""Who holds which rows: in memory, because the owner of the file is the only one who claims.
 
 A crash therefore releases everything at once. Everything here runs on the event loop, between two awaits.
 """
@@ -6,82 +6,62 @@ A crash therefore releases everything at once. Everything here runs on the event
 from __future__ import annotations
 
 import heapq
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from typing import Final, Generic, TypeVar
 
-from relay.models import DeliveryState, EventState, KeptSecret, Lane
+from relay.stores.sqlite_feeds import Feed
 
-#: Later than every time: nothing is due.
-NEVER_MS: Final = 2**62
-LANES_MAX: Final = 10_000
+#: Ends of leases that are kept although the lease has ended, before they are swept out.
+ENDS_SWEPT_MIN: Final = 1_000
 
-G = TypeVar("G", str, int)
-
-
-@dataclass(slots=True, eq=False)
-class Lease(Generic[G]):
-    """One row held until `until_ms`. A pinned one is being written at this moment and does not run out meanwhile."""
-
-    seq: int
-    group: G
-    claim: int
-    until_ms: int
-    pinned: bool = False
-    noted: bool = False  # its end is in the heap
+T = TypeVar("T")
 
 
-class Leases(Generic[G]):
-    """The leases of one table; `group` is a source's name or a lane's number."""
+class Lease(Generic[T]):
+    """One row of a feed, held until `until_ms`. A pinned one is being written at this moment and does not run out
+    meanwhile. `thing` is what is held, None when it rests or the lease has ended.
+    """
+
+    __slots__ = ("attempt", "claim", "feed", "noted", "pinned", "seq", "thing", "until_ms")
+
+    def __init__(self, feed: Feed[T], seq: int, thing: T, claim: int, attempt: int, until_ms: int) -> None:
+        self.feed, self.seq, self.claim, self.attempt, self.until_ms = feed, seq, claim, attempt, until_ms
+        self.thing: T | None = thing
+        self.pinned, self.noted = False, True
+
+
+class Leases(Generic[T]):
+    """The leases of all sources, or of all lanes. What ends unsettled goes back to its feed."""
 
     def __init__(self, first_claim: int) -> None:
         self._next_claim = first_claim
-        self._by_claim: dict[int, Lease[G]] = {}
-        self._by_group: dict[G, dict[int, Lease[G]]] = {}
-        self._ends: list[tuple[int, int, Lease[G]]] = []  # a heap; entries of ended leases are swept out late
+        self._by_claim: dict[int, Lease[T]] = {}
+        self._resting: dict[int, Lease[T]] = {}  # by seq; nobody's claim any more
+        self._ends: list[tuple[int, int, Sequence[Lease[T]]]] = []  # a heap; ended leases are swept out late
+        self._noted = 0
         self._serial = 0
-        self._live = 0
-        self._resting: dict[int, int] = {}
-        self._tries: Counter[int] = Counter()
-        self._reading = 0
-        self._changed: set[int] = set()
+        self._tries: dict[int, int] = {}  # of what was held and given back
 
-    def held(self, group: G) -> frozenset[int]:
-        """The rows of a group that nobody may claim now."""
-        return frozenset(self._by_group.get(group, ()))
+    def take(self, feed: Feed[T], until_ms: int) -> Lease[T]:
+        """Hold the feed's next one. `note` must follow."""
+        seq, _, thing = feed.take()
+        claim = self._next_claim
+        self._next_claim = claim + 1
+        attempt = self._tries.pop(seq, 0) + 1 if self._tries else 1
+        lease = self._by_claim[claim] = Lease(feed, seq, thing, claim, attempt, until_ms)
+        return lease
 
-    def held_count(self, group: G) -> int:
-        return len(self._by_group.get(group, ()))
+    def note(self, leases: Sequence[Lease[T]], until_ms: int) -> None:
+        """These run out at that time, unless they end before."""
+        if not leases:
+            return
+        self._serial += 1
+        self._noted += len(leases)
+        heapq.heappush(self._ends, (until_ms, self._serial, leases))
+        if self._noted > ENDS_SWEPT_MIN + 2 * (len(self._by_claim) + len(self._resting)):
+            self._sweep()
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """While rows are read elsewhere: what is settled meanwhile is remembered, since the read may not see it."""
-        self._reading += 1
-        try:
-            yield
-        finally:
-            self._reading -= 1
-            if not self._reading:
-                self._changed.clear()
-
-    def is_free(self, group: G, seq: int) -> bool:
-        """True when a row that was read is still as it was read, and nobody's."""
-        return seq not in self._changed and seq not in self._by_group.get(group, ())
-
-    def grant(self, group: G, seq: int, until_ms: int) -> tuple[int, int]:
-        """Hold a row. Returns the claim and how many times the row has been claimed since it became open."""
-        claim, self._next_claim = self._next_claim, self._next_claim + 1
-        lease = Lease(seq, group, claim, until_ms)
-        self._by_claim[claim] = lease
-        self._by_group.setdefault(group, {})[seq] = lease
-        self._live += 1
-        self._note_end(lease)
-        self._tries[seq] += 1
-        return claim, self._tries[seq]
-
-    def pin(self, claim: int, now_ms: int) -> Lease[G] | None:
+    def pin(self, claim: int, now_ms: int) -> Lease[T] | None:
         """The lease, kept from running out while its end is written; None when it is no longer held."""
         lease = self._by_claim.get(claim)
         if lease is None or lease.pinned or lease.until_ms <= now_ms:
@@ -89,153 +69,82 @@ class Leases(Generic[G]):
         lease.pinned = True
         return lease
 
-    def unpin(self, lease: Lease[G]) -> None:
+    def unpin(self, lease: Lease[T]) -> None:
         """Nothing was written: the holder has what is left of the lease."""
         lease.pinned = False
         if not lease.noted:
-            self._note_end(lease)
+            lease.noted = True
+            self.note([lease], lease.until_ms)
 
-    def end(self, lease: Lease[G]) -> None:
-        """The row has changed: nobody holds it, and reads under way are out of date."""
-        self._remove(lease)
-        self._tries.pop(lease.seq, None)
-        if self._reading:
-            self._changed.add(lease.seq)
+    def end(self, lease: Lease[T]) -> None:
+        """The row is settled, or put off: nobody holds it."""
+        if self._by_claim.pop(lease.claim, None) is not None:
+            lease.feed.held -= 1
+        lease.thing = None  # the note of its end stays for a while
 
-    def release(self, claim: int, now_ms: int, rest_until_ms: int = 0) -> Lease[G] | None:
+    def release(self, claim: int, now_ms: int, rest_until_ms: int = 0) -> Lease[T] | None:
         """Give a row back, claimable again at `rest_until_ms`. None when the claim is no longer held."""
         lease = self._by_claim.get(claim)
         if lease is None or lease.pinned or lease.until_ms <= now_ms:
             return None
-        if rest_until_ms <= now_ms:
-            self._remove(lease)
-            return lease
         del self._by_claim[claim]
-        lease.until_ms = rest_until_ms
-        self._resting[lease.seq] = rest_until_ms
-        self._note_end(lease)
+        if rest_until_ms <= now_ms:
+            self._give_back(lease)
+            return lease
+        lease.until_ms, lease.thing = rest_until_ms, None
+        self._resting[lease.seq] = lease
+        self.note([lease], rest_until_ms)
         return lease
 
     def next_rest_end_ms(self) -> int | None:
         """When the first of the rows given back with a rest may be claimed again."""
-        return min(self._resting.values(), default=None)
+        return min((lease.until_ms for lease in self._resting.values()), default=None)
 
-    def run_out(self, now_ms: int) -> list[Lease[G]]:
+    def run_out(self, now_ms: int) -> list[Lease[T]]:
         """Take back every lease that has run out."""
-        out: list[Lease[G]] = []
+        out: list[Lease[T]] = []
         while self._ends and self._ends[0][0] <= now_ms:
-            until_ms, _, lease = heapq.heappop(self._ends)
-            if lease.until_ms != until_ms:
-                continue  # it rests until later
-            lease.noted = False
-            if self._is_current(lease) and not lease.pinned:
-                self._remove(lease)
-                out.append(lease)
+            until_ms, _, leases = heapq.heappop(self._ends)
+            self._noted -= len(leases)
+            for lease in leases:
+                if lease.until_ms != until_ms:
+                    continue  # it rests until later
+                lease.noted = False
+                if not lease.pinned and self._is_current(lease):
+                    self._by_claim.pop(lease.claim, None)
+                    self._resting.pop(lease.seq, None)
+                    self._give_back(lease)
+                    out.append(lease)
         return out
 
     def set_back(self, by_ms: int) -> None:
         """The clock was set back: what is held or rests is so for as long as it would have been."""
-        for held in self._by_group.values():
-            for lease in held.values():
-                lease.until_ms -= by_ms
-        self._resting = {seq: until_ms - by_ms for seq, until_ms in self._resting.items()}
-        self._ends = [(until_ms - by_ms, serial, lease) for until_ms, serial, lease in self._ends]
+        for lease in (*self._by_claim.values(), *self._resting.values()):
+            lease.until_ms -= by_ms
+        self._ends = [(until_ms - by_ms, serial, leases) for until_ms, serial, leases in self._ends]
 
-    def _note_end(self, lease: Lease[G]) -> None:
-        lease.noted = True
-        self._serial += 1
-        heapq.heappush(self._ends, (lease.until_ms, self._serial, lease))
-        if len(self._ends) > 1000 + 2 * self._live:
-            self._ends = [entry for entry in self._ends if self._is_current(entry[2])]
-            heapq.heapify(self._ends)
+    def lowest(self) -> dict[Feed[T], int]:
+        """The lowest seq that is held or rests, of each feed that has one."""
+        found: dict[Feed[T], int] = {}
+        for lease in (*self._by_claim.values(), *self._resting.values()):
+            found[lease.feed] = min(lease.seq, found.get(lease.feed, lease.seq))
+        return found
 
-    def _is_current(self, lease: Lease[G]) -> bool:
-        return self._by_group.get(lease.group, {}).get(lease.seq) is lease
+    def _give_back(self, lease: Lease[T]) -> None:
+        self._tries[lease.seq] = lease.attempt
+        lease.feed.held -= 1
+        lease.feed.give_back(lease.seq, lease.thing)
+        lease.thing = None
 
-    def _remove(self, lease: Lease[G]) -> None:
-        self._by_claim.pop(lease.claim, None)
-        self._resting.pop(lease.seq, None)
-        group = self._by_group.get(lease.group, {})
-        if group.get(lease.seq) is lease:
-            del group[lease.seq]
-            self._live -= 1
-            if not group:
-                del self._by_group[lease.group]
+    def _sweep(self) -> None:
+        """Forget the ends of leases that have ended."""
+        kept = ((until_ms, serial, self._current(leases)) for until_ms, serial, leases in self._ends)
+        self._ends = [end for end in kept if end[2]]
+        self._noted = sum(len(leases) for _, _, leases in self._ends)
+        heapq.heapify(self._ends)
 
+    def _current(self, leases: Iterable[Lease[T]]) -> list[Lease[T]]:
+        return [lease for lease in leases if self._is_current(lease)]
 
-@dataclass(slots=True, eq=False)
-class LaneBook:
-    """One lane's open work. `due_ms` is never later than when the next event may be tried."""
-
-    number: int
-    destination: str
-    environment: str | None
-    pending: int = 0
-    due_ms: int = NEVER_MS
-    changed_due_ms: int = NEVER_MS  # what came up since the read under way began
-
-    def may_be_tried(self, at_ms: int) -> None:
-        self.due_ms = min(self.due_ms, at_ms)
-        self.changed_due_ms = min(self.changed_due_ms, at_ms)
-
-    def begin_read(self) -> None:
-        self.changed_due_ms = NEVER_MS
-
-    def end_read(self, next_due_ms: int) -> None:
-        self.due_ms = min(self.changed_due_ms, next_due_ms)
-
-
-@dataclass(slots=True)
-class Books:
-    """How much there is, by state and by who works on it, and the kept secrets.
-
-    Loaded when the store opens, kept right by every commit.
-    """
-
-    deliveries: Counter[DeliveryState] = field(default_factory=Counter)
-    events: Counter[EventState] = field(default_factory=Counter)
-    received_by_source: Counter[str] = field(default_factory=Counter)
-    lanes: dict[int, LaneBook] = field(default_factory=dict)
-    numbers: dict[tuple[str, str | None], int] = field(default_factory=dict)
-    secrets: dict[str, list[KeptSecret]] = field(default_factory=dict)  # by source, the newest first
-
-    def lane(self, number: int, destination: str, environment: str | None) -> LaneBook:
-        """The book of a lane, opened at first use."""
-        if number not in self.lanes:
-            self.lanes[number] = LaneBook(number, destination, environment)
-            self.numbers[destination, environment] = number
-        return self.lanes[number]
-
-    def add_received(self, source: str) -> None:
-        self.deliveries[DeliveryState.RECEIVED] += 1
-        self.received_by_source[source] += 1
-
-    def settle_delivery(self, source: str, state: DeliveryState) -> None:
-        self.deliveries[DeliveryState.RECEIVED] -= 1
-        self.deliveries[state] += 1
-        self.received_by_source[source] -= 1
-        if not self.received_by_source[source]:
-            del self.received_by_source[source]
-
-    def add_pending(self, lane: LaneBook, count: int, at_ms: int) -> None:
-        self.events[EventState.PENDING] += count
-        lane.pending += count
-        lane.may_be_tried(at_ms)
-
-    def settle_event(self, lane: LaneBook, state: EventState, at_ms: int) -> None:
-        self.events[EventState.PENDING] -= 1
-        self.events[state] += 1
-        if state is EventState.PENDING:
-            lane.may_be_tried(at_ms)
-        else:
-            lane.pending -= 1
-
-    def unclaimed_lanes(self, leases: Leases[int]) -> list[Lane]:
-        """Lanes with pending events that nobody holds, the first due first."""
-        found = [
-            Lane(book.destination, book.environment, book.pending - leases.held_count(book.number), book.due_ms)
-            for book in self.lanes.values()
-            if book.pending > leases.held_count(book.number)
-        ]
-        found.sort(key=lambda lane: lane.due_ms)
-        return found[:LANES_MAX]
+    def _is_current(self, lease: Lease[T]) -> bool:
+        return self._by_claim.get(lease.claim) is lease or self._resting.get(lease.seq) is lease

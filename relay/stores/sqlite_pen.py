@@ -22,9 +22,9 @@ from typing import Final, TypeVar
 from relay.errors import StoreUnavailable
 from relay.stores import sqlite_pen_file
 from relay.stores.pen import RejectedRecord, RejectedRequest
+from relay.stores.sqlite_disk import DiskFloor
 from relay.stores.sqlite_pen_file import Limits, ListFilter, PenFile, Waiting, is_broken, open_file, remove_file
 from relay.stores.sqlite_pen_queue import Ask, End, PenQueue
-from relay.stores.sqlite_writer import DiskFloor
 from relay.telemetry import Telemetry
 
 #: What the file may have for all sources, unless one alone may have more: each gets its share.

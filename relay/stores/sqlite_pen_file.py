@@ -18,9 +18,9 @@ from typing import Any, Final
 from relay.errors import StoreUnavailable
 from relay.models import Request
 from relay.stores.pen import RejectedRecord, RejectedRequest
-from relay.stores.sqlite_file import bound, connect, identity, primary_code, text
+from relay.stores.sqlite_file import connect, identity, primary_code
 from relay.stores.sqlite_records import Conditions
-from relay.stores.sqlite_transitions import pack_headers, unpack_headers
+from relay.stores.sqlite_values import bound, pack_headers, text, unpack_headers
 
 #: Marks the file as ours ("RELP").
 APPLICATION_ID: Final = 0x52454C50

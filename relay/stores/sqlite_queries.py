@@ -10,6 +10,7 @@ from pathlib import Path
 from relay.models import DeliveryRecord, DeliveryState, EventRecord, EventState, StoreStats
 from relay.stores import sqlite_records as records
 from relay.stores.sqlite_core import SqliteCore
+from relay.stores.sqlite_waiting import oldest_pending_ms, oldest_received_ms
 
 
 class SqliteQueries(SqliteCore):
@@ -50,28 +51,17 @@ class SqliteQueries(SqliteCore):
 
     async def stats(self) -> StoreStats:
         """Counts as of the last commit; read-only, as of the opening."""
-        sources = list(self._books.received_by_source)
+        received, now_ms = self._books.received_by_source, self._now_ms()
+        lanes = [lane.number for lane in self._books.lanes.values() if lane.open]
         return StoreStats(
-            deliveries={str(state): self._books.deliveries[state] for state in DeliveryState},
-            events={str(state): self._books.events[state] for state in EventState},
-            received_by_source=dict(self._books.received_by_source),
-            lanes=tuple(self._books.unclaimed_lanes(self._event_leases)),
-            oldest_received_ms=await self._people.read(partial(records.oldest_received_ms, sources=sources)),
-            oldest_pending_ms=await self._find_oldest_pending_ms(),
+            deliveries=self._books.count_deliveries(),
+            events=self._books.count_events(),
+            received_by_source=received,
+            lanes=tuple(self._books.unclaimed_lanes(now_ms)),
+            oldest_received_ms=await self._people.read(partial(oldest_received_ms, sources=list(received))),
+            oldest_pending_ms=await self._people.read(partial(oldest_pending_ms, lanes=lanes)) if lanes else None,
             store_bytes=file_bytes(self._path),
         )
-
-    async def _find_oldest_pending_ms(self) -> int | None:
-        """Walks on from where the last walk ended; a replay of an older event sets it back."""
-        if not self._books.events[EventState.PENDING]:
-            return None
-        start = self._oldest_pending_seq
-        found = await self._people.read(partial(records.oldest_pending, from_seq=start))
-        if found is None:
-            return None
-        if self._oldest_pending_seq == start:
-            self._oldest_pending_seq = found[0]
-        return found[1]
 
 
 def file_bytes(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""Reading: threads with connections that cannot write, what a claim reads, and what the books start from.
+"""Reading: threads with connections that cannot write, and what a claim reads when its feed is behind.
 
 Nothing here waits for the writer or holds it up. One read is one snapshot.
 """
@@ -7,39 +7,48 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from relay.errors import StoreUnavailable
-from relay.models import Delivery, DeliveryState, EventState, Request
-from relay.stores.sqlite_file import bound, open_reader, text, text_or_none, unavailable
-from relay.stores.sqlite_leases import NEVER_MS, Books
-from relay.stores.sqlite_replay import make_ref
-from relay.stores.sqlite_transitions import unpack_headers
+from relay.models import Delivery, Request
+from relay.stores.sqlite_feeds import NEVER_MS, OpenEvent
+from relay.stores.sqlite_file import open_reader, unavailable
+from relay.stores.sqlite_values import bound, make_ref, text, text_or_none, unpack_headers
 
 T = TypeVar("T")
+#: (seq, bytes, what it is), as feeds have it.
+DeliveryItem: TypeAlias = tuple[int, int, Delivery]
+EventItem: TypeAlias = tuple[int, int, OpenEvent]
 
+#: What a row costs in memory, and in the writer's queue, beside its body.
+ROW_BYTES: Final = 512
 #: Nobody puts an event off for longer (the settings allow a day). A time further away was written under a clock that
 #: was wrong: it counts as due.
 WAIT_MS_MAX: Final = 90_000_000
 
-READ_DELIVERY: Final = """
-    SELECT d.id, d.source, d.key, d.received_ms, d.method, d.path, d.query, d.headers, d.body,
-    s.environment, s.generation FROM deliveries d JOIN delivery_state s ON s.seq = d.seq WHERE d.seq = ?"""
-READ_EVENT: Final = """
-    SELECT d.id, e.generation, e.position, e.id, e.json, s.attempt, e.created_ms
-    FROM events e JOIN event_state s ON s.seq = e.seq JOIN deliveries d ON d.seq = e.delivery_seq WHERE e.seq = ?"""
-OPEN_DELIVERIES: Final = """
-    SELECT seq, body_bytes FROM delivery_state WHERE state = 0 AND source = ? ORDER BY seq LIMIT ?"""
-NEW_EVENTS: Final = """
-    SELECT seq, at_ms FROM event_state WHERE state = 0 AND lane = ? AND at_ms = 0 ORDER BY seq LIMIT ?"""
-RETRIED_EVENTS: Final = """
-    SELECT seq, at_ms FROM event_state WHERE state = 0 AND lane = ? AND at_ms > 0 AND at_ms <= ?
-    ORDER BY at_ms, seq LIMIT ?"""
+DELIVERY: Final = """
+    SELECT d.seq, d.id, d.source, d.key, d.received_ms, d.method, d.path, d.query, d.headers, d.body, d.environment"""
+OPEN_DELIVERIES: Final = f"""
+    {DELIVERY}, NULL, 0 FROM deliveries d WHERE d.source = ? AND d.seq > ?
+    AND NOT EXISTS (SELECT 1 FROM delivery_state s WHERE s.seq = d.seq) ORDER BY d.seq LIMIT ?"""  # noqa: S608  the text above
+ONE_DELIVERY: Final = f"""
+    {DELIVERY}, s.environment, s.generation FROM deliveries d LEFT JOIN delivery_state s ON s.seq = d.seq
+    WHERE d.seq = ?"""
+EVENT: Final = """
+    SELECT e.seq, d.id, e.generation, e.position, e.id, e.json, e.created_ms, d.source"""
+OPEN_EVENTS: Final = f"""
+    {EVENT}, NULL FROM events e CROSS JOIN deliveries d ON d.seq = e.delivery_seq WHERE e.lane = ? AND e.seq > ?
+    AND NOT EXISTS (SELECT 1 FROM event_state s WHERE s.seq = e.seq) ORDER BY e.seq LIMIT ?"""  # noqa: S608  as above
+ONE_EVENT: Final = f"""
+    {EVENT}, s.attempt FROM events e JOIN deliveries d ON d.seq = e.delivery_seq
+    LEFT JOIN event_state s ON s.seq = e.seq WHERE e.seq = ?"""
+DUE_EVENTS: Final = """
+    SELECT seq FROM event_state WHERE state = 0 AND lane = ? AND at_ms <= ? ORDER BY at_ms, seq LIMIT ?"""
 LATER_EVENTS: Final = """
     SELECT seq, at_ms FROM event_state WHERE state = 0 AND lane = ? AND at_ms > ? ORDER BY at_ms LIMIT ?"""
 
@@ -87,125 +96,102 @@ class Reader:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """One source's part in a claim: at most `count` deliveries, none of those `held`."""
+class Found:
+    """What a read found; `is_all` when there was no more of it, `left` what it was asked for and did not come to."""
 
-    source: str
-    count: int
-    held: frozenset[int]
-
-
-def read_deliveries(
-    connection: sqlite3.Connection, turns: Sequence[Turn], limit: int, bytes_max: int
-) -> list[tuple[int, Delivery]]:
-    """(seq, delivery), turn by turn between the sources; bodies stop at `bytes_max`, but one is always read."""
-    found = [open_deliveries(connection, turn, limit) for turn in turns]
-    chosen: list[int] = []
-    size = 0
-    for place in range(max(map(len, found), default=0)):
-        for seq, body_bytes in [rows[place] for rows in found if place < len(rows)]:
-            size += body_bytes
-            if len(chosen) == limit or (chosen and size > bytes_max):
-                return [(seq, read_delivery(connection, seq)) for seq in chosen]
-            chosen.append(seq)
-    return [(seq, read_delivery(connection, seq)) for seq in chosen]
+    items: Sequence[tuple[int, int, Any]]
+    is_all: bool
+    left: Sequence[int] = ()
 
 
-def open_deliveries(connection: sqlite3.Connection, turn: Turn, limit: int) -> list[tuple[int, int]]:
-    """(seq, body_bytes) of the source's oldest that nobody holds."""
-    count = min(turn.count, limit)
-    rows = connection.execute(OPEN_DELIVERIES, (bound(turn.source), count + len(turn.held)))
-    return [(seq, body_bytes) for seq, body_bytes in rows if seq not in turn.held][:count]
+def open_deliveries(connection: sqlite3.Connection, source: str, after: int, count: int, bytes_max: int) -> Found:
+    """The source's oldest after a seq that have not been worked off; bodies stop at `bytes_max`, but one is read."""
+    rows = connection.execute(OPEN_DELIVERIES, (bound(source), after, count))
+    return limited(map(delivery_item, rows), count, bytes_max)
 
 
-def read_delivery(connection: sqlite3.Connection, seq: int) -> Delivery:
-    row = connection.execute(READ_DELIVERY, (seq,)).fetchone()
-    request = Request(text(row[4]), text(row[5]), text(row[6]), unpack_headers(row[7]), row[8])
-    key, environment = text_or_none(row[2]), text_or_none(row[9])
-    return Delivery(text(row[0]), text(row[1]), key, row[3], request, environment, generation=row[10])
+def open_events(connection: sqlite3.Connection, lane: int, after: int, count: int, bytes_max: int) -> Found:
+    """The lane's oldest after a seq that were never tried; as above."""
+    return limited(map(event_item, connection.execute(OPEN_EVENTS, (lane, after, count))), count, bytes_max)
+
+
+def limited(items: Iterable[tuple[int, int, T]], count: int, bytes_max: int) -> Found:
+    """One by one until there are enough, so that what is not wanted is not read."""
+    found: list[tuple[int, int, T]] = []
+    size_bytes = 0
+    for item in items:
+        found.append(item)
+        size_bytes += item[1]
+        if size_bytes >= bytes_max:
+            return Found(found, is_all=False)
+    return Found(found, is_all=len(found) < count)
+
+
+def named_deliveries(connection: sqlite3.Connection, seqs: Sequence[int], bytes_max: int) -> Found:
+    """These, in their order, as many as `bytes_max` allows but at least one. What is not there any more is left out."""
+    return named(connection, ONE_DELIVERY, delivery_item, seqs, bytes_max)
+
+
+def named_events(connection: sqlite3.Connection, seqs: Sequence[int], bytes_max: int) -> Found:
+    """As above."""
+    return named(connection, ONE_EVENT, event_item, seqs, bytes_max)
+
+
+def named(
+    connection: sqlite3.Connection,
+    sql: str,
+    item_of: Callable[[tuple[Any, ...]], tuple[int, int, T]],
+    seqs: Sequence[int],
+    bytes_max: int,
+) -> Found:
+    found: list[tuple[int, int, T]] = []
+    size_bytes = 0
+    for place, seq in enumerate(seqs):
+        if size_bytes >= bytes_max:
+            return Found(found, is_all=False, left=seqs[place:])
+        row = connection.execute(sql, (seq,)).fetchone()
+        if row is not None:
+            found.append(item_of(row))
+            size_bytes += found[-1][1]
+    return Found(found, is_all=True)
+
+
+def delivery_item(row: tuple[Any, ...]) -> DeliveryItem:
+    request = Request(text(row[5]), text(row[6]), text(row[7]), unpack_headers(row[8]), row[9])
+    environment = text_or_none(row[10] if row[11] is None else row[11])
+    key, generation = text_or_none(row[3]), row[12] or 0
+    delivery = Delivery(text(row[1]), text(row[2]), key, row[4], request, environment, generation)
+    return row[0], len(row[9]) + ROW_BYTES, delivery
+
+
+def event_item(row: tuple[Any, ...]) -> EventItem:
+    ref = make_ref(text(row[1]), row[2], row[3])
+    retried = row[8] is not None
+    return (
+        row[0],
+        len(row[5]) + ROW_BYTES,
+        OpenEvent(ref, text(row[4]), row[5], row[6], text(row[7]), row[8] or 0, retried),
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class ReadEvent:
-    """An event as a claim needs it."""
+class Due:
+    """The retried events of a lane that are due, and when the next one is."""
 
-    seq: int
-    ref: str
-    id: str
-    json: bytes
-    attempt: int
-    created_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class LaneRead:
-    """What of a lane is due: `events` to claim, whether more of it is due, and when the lane's next one is."""
-
-    events: tuple[ReadEvent, ...]
-    more: bool
+    items: Sequence[EventItem]
     next_due_ms: int
 
 
-def read_lane(
-    connection: sqlite3.Connection, lane: int, now_ms: int, limit: int, bytes_max: int, held: frozenset[int]
-) -> LaneRead:
-    """The lane's oldest due events that nobody holds; of retried ones those that have been due for longest."""
-    rows = limit + 1 + len(held)
-    due = connection.execute(NEW_EVENTS, (lane, rows)).fetchall()
-    due += connection.execute(RETRIED_EVENTS, (lane, now_ms, rows)).fetchall()
-    due += connection.execute(LATER_EVENTS, (lane, now_ms + WAIT_MS_MAX, rows)).fetchall()
-    free = sorted((seq, at_ms) for seq, at_ms in due if seq not in held)
-    events: list[ReadEvent] = []
-    size = len("[]") - len(",")
-    for seq, at_ms in free:
-        event = read_event(connection, seq)
-        size += len(event.json) + len(",")
-        if len(events) == limit or (events and size > bytes_max):
-            return LaneRead(tuple(events), more=True, next_due_ms=min(at_ms or event.created_ms, now_ms))
-        events.append(event)
-    later = connection.execute(LATER_EVENTS, (lane, now_ms, 1 + len(held)))
-    next_due_ms = next((at_ms for seq, at_ms in later if seq not in held), NEVER_MS)
-    return LaneRead(tuple(events), more=False, next_due_ms=next_due_ms)
-
-
-def read_event(connection: sqlite3.Connection, seq: int) -> ReadEvent:
-    row = connection.execute(READ_EVENT, (seq,)).fetchone()
-    return ReadEvent(seq, make_ref(text(row[0]), row[1], row[2]), text(row[3]), row[4], row[5], row[6])
-
-
-def read_books(connection: sqlite3.Connection, now_ms: int) -> Books:
-    """Everything that is counted, from indexes of open and ended work; only the totals walk a whole (narrow) table."""
-    books = Books()
-    for source, count in connection.execute("SELECT source, count(*) FROM delivery_state WHERE state = 0 GROUP BY 1"):
-        books.received_by_source[text(source)] = count
-    _count_deliveries(connection, books)
-    sql = "SELECT l.lane, l.destination, l.environment FROM lanes l"
-    for number, destination, environment in connection.execute(sql).fetchall():
-        lane = books.lane(number, text(destination), text_or_none(environment))
-        sql = "SELECT count(*), min(at_ms) FROM event_state WHERE state = 0 AND lane = ?"
-        pending, at_ms = connection.execute(sql, (number,)).fetchone()
-        if pending:
-            due_ms = at_ms or min(_oldest_new_ms(connection, number), now_ms)
-            books.add_pending(lane, pending, due_ms if due_ms <= now_ms + WAIT_MS_MAX else now_ms)
-    _count_events(connection, books)
-    return books
-
-
-def _oldest_new_ms(connection: sqlite3.Connection, lane: int) -> int:
-    return read_event(connection, connection.execute(NEW_EVENTS, (lane, 1)).fetchone()[0]).created_ms
-
-
-def _count_deliveries(connection: sqlite3.Connection, books: Books) -> None:
-    def count(condition: str) -> int:
-        return int(connection.execute(f"SELECT count(*) FROM delivery_state {condition}").fetchone()[0])  # noqa: S608  the texts below
-
-    books.deliveries[DeliveryState.RECEIVED] = books.received_by_source.total()
-    books.deliveries[DeliveryState.FILTERED] = count("WHERE state = 2 AND state >= 2")
-    books.deliveries[DeliveryState.DEAD] = count("WHERE state = 3 AND state >= 2")
-    books.deliveries[DeliveryState.PROCESSED] = count("") - books.deliveries.total()
-
-
-def _count_events(connection: sqlite3.Connection, books: Books) -> None:
-    total = connection.execute("SELECT count(*) FROM event_state").fetchone()[0]
-    books.events[EventState.DEAD] = connection.execute("SELECT count(*) FROM event_state WHERE state = 2").fetchone()[0]
-    books.events[EventState.SENT] = total - books.events.total()
+def due_events(
+    connection: sqlite3.Connection, lane: int, now_ms: int, count: int, bytes_max: int, loaded: frozenset[int]
+) -> Due:
+    """Those that have been due for longest, in the order of their age; none that is in memory or held already."""
+    rows = count + 1 + len(loaded)
+    due = [seq for (seq,) in connection.execute(DUE_EVENTS, (lane, now_ms, rows))]
+    due += [seq for seq, _ in connection.execute(LATER_EVENTS, (lane, now_ms + WAIT_MS_MAX, rows))]
+    free = sorted(seq for seq in due if seq not in loaded)
+    found = named_events(connection, free[:count], bytes_max)
+    if len(found.items) < len(free):
+        return Due(found.items, next_due_ms=now_ms)
+    later = connection.execute(LATER_EVENTS, (lane, now_ms, 1 + len(loaded)))
+    return Due(found.items, next((at_ms for seq, at_ms in later if seq not in loaded), NEVER_MS))

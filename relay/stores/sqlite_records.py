@@ -4,41 +4,47 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from relay.models import DeliveryRecord, DeliveryState, EventRecord, EventState, Request
-from relay.stores.sqlite_file import bound, text, text_or_none
-from relay.stores.sqlite_replay import make_ref, parse_ref
-from relay.stores.sqlite_transitions import DELIVERY_STATES, EVENT_STATES, unpack_headers
+from relay.stores.sqlite_values import (
+    DELIVERY_STATES,
+    EVENT_STATES,
+    bound,
+    make_ref,
+    parse_ref,
+    text,
+    text_or_none,
+    unpack_headers,
+)
+from relay.stores.sqlite_waiting import newest_pending, newest_received
 
 RECORDS_MAX: Final = 1_000
+#: After every seq.
+SEQ_END: Final = 2**63 - 1
 #: What one step of pruning may delete, so that the writer is held for milliseconds.
 PRUNE_EVENTS_MAX: Final = 2_000
 PRUNE_BYTES_MAX: Final = 16 * 1024 * 1024
 
 DELIVERY: Final = """
-    SELECT d.id, s.source, d.key, s.state, s.received_ms, s.settled_ms, s.environment, s.body_bytes, s.generation,
-    s.event_count, s.duplicates, s.code, s.message"""
-FROM_DELIVERY: Final = " FROM delivery_state s CROSS JOIN deliveries d ON d.seq = s.seq"
+    SELECT d.id, d.source, d.key, coalesce(s.state, 0), d.received_ms, s.settled_ms,
+    coalesce(s.environment, d.environment), length(d.body), coalesce(s.generation, 0), coalesce(s.event_count, 0),
+    s.duplicates, s.code, s.message"""
+ALL_DELIVERIES: Final = " FROM deliveries d LEFT JOIN delivery_state s ON s.seq = d.seq"
+ENDED_DELIVERIES: Final = " FROM delivery_state s CROSS JOIN deliveries d ON d.seq = s.seq"
 EVENT: Final = """
-    SELECT d.id, e.generation, e.position, e.id, e.name, s.source, l.destination, l.environment, s.state, s.attempt,
-    e.created_ms, s.at_ms, s.settled_ms, s.inngest_id, s.code, s.message"""
-JOINED: Final = " JOIN lanes l ON l.lane = s.lane JOIN deliveries d ON d.seq = e.delivery_seq"
-FROM_EVENT: Final = f" FROM event_state s CROSS JOIN events e ON e.seq = s.seq{JOINED}"
-OF_DELIVERY: Final = f" FROM events e CROSS JOIN event_state s ON s.seq = e.seq{JOINED}"
+    SELECT d.id, e.generation, e.position, e.id, e.name, d.source, l.destination, l.environment, coalesce(s.state, 0),
+    coalesce(s.attempt, 0), e.created_ms, coalesce(s.at_ms, 0), s.settled_ms, s.inngest_id, s.code, s.message"""
+JOINED: Final = " JOIN lanes l ON l.lane = coalesce(s.lane, e.lane) JOIN deliveries d ON d.seq = e.delivery_seq"
+ALL_EVENTS: Final = f" FROM events e LEFT JOIN event_state s ON s.seq = e.seq{JOINED}"
 EVENT_SEQ: Final = """
     SELECT e.seq FROM deliveries d JOIN events e ON e.delivery_seq = d.seq
     WHERE d.id = ? AND e.generation = ? AND e.position = ?"""
 PRUNABLE: Final = """
     SELECT s.seq, s.event_count, s.body_bytes FROM delivery_state s WHERE s.state > 0 AND s.received_ms < ?
-    AND NOT EXISTS (SELECT 1 FROM events e JOIN event_state es ON es.seq = e.seq
-                    WHERE e.delivery_seq = s.seq AND es.state = 0) ORDER BY s.seq LIMIT ?"""
-#: NOT INDEXED: walk on from the place reached before, whatever the planner thinks of it.
-OLDEST_PENDING: Final = """
-    SELECT s.seq, (SELECT created_ms FROM events e WHERE e.seq = s.seq)
-    FROM event_state s NOT INDEXED WHERE s.state = 0 AND s.seq >= ? ORDER BY s.seq LIMIT 1"""
+    AND NOT EXISTS (SELECT 1 FROM events e LEFT JOIN event_state es ON es.seq = e.seq
+                    WHERE e.delivery_seq = s.seq AND coalesce(es.state, 0) = 0) ORDER BY s.seq LIMIT ?"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +81,34 @@ class Conditions:
 
 
 def list_deliveries(connection: sqlite3.Connection, wanted: DeliveryFilter) -> list[DeliveryRecord]:
-    conditions = Conditions()
-    if wanted.state is not None:
-        number = DELIVERY_STATES.index(wanted.state)  # as a literal, so that the partial indexes apply
-        conditions.add(f"s.state = {number}" + (" AND s.state >= 2" if number >= 2 else ""))
+    before = delivery_seq(connection, wanted.before)
+    if wanted.state is DeliveryState.RECEIVED:
+        found = newest_received(connection, wanted.source, before, limited(wanted.limit))
+        rows = (connection.execute(f"{DELIVERY}{ALL_DELIVERIES} WHERE d.seq = ?", (each,)).fetchone() for each in found)
+        return [delivery_record(row, None) for row in rows]
+    conditions, tables, seq = Conditions(), ALL_DELIVERIES, "d.seq"
     if wanted.source is not None:
-        conditions.add("s.source = ?", bound(wanted.source))
-    if wanted.before is not None:
-        conditions.add("s.seq < (SELECT seq FROM deliveries WHERE id = ?)", bound(wanted.before))
-    sql = f"{DELIVERY}{FROM_DELIVERY}{conditions.where} ORDER BY s.seq DESC LIMIT {limited(wanted.limit)}"
+        conditions.add("d.source = ?", bound(wanted.source))
+    if wanted.state is not None:
+        number = DELIVERY_STATES.index(wanted.state)  # as a literal, so that the partial index applies
+        conditions.add(f"s.state = {number}" + (" AND s.state >= 2" if number >= 2 else ""))
+        if number >= 2 or wanted.source is None:
+            tables, seq = ENDED_DELIVERIES, "s.seq"
+    conditions.add(f"{seq} < ?", before)
+    sql = f"{DELIVERY}{tables}{conditions.where} ORDER BY {seq} DESC LIMIT {limited(wanted.limit)}"
     return [delivery_record(row, None) for row in connection.execute(sql, conditions.values)]
 
 
+def delivery_seq(connection: sqlite3.Connection, before: str | None) -> int:
+    """Where the page before ended: after everything when there is none, before everything when it is not kept."""
+    if before is None:
+        return SEQ_END
+    row = connection.execute("SELECT seq FROM deliveries WHERE id = ?", (bound(before),)).fetchone()
+    return 0 if row is None else int(row[0])
+
+
 def get_delivery(connection: sqlite3.Connection, delivery_id: str) -> DeliveryRecord | None:
-    sql = f"{DELIVERY}, d.method, d.path, d.query, d.headers, d.body FROM deliveries d "
-    sql += "JOIN delivery_state s ON s.seq = d.seq WHERE d.id = ?"
+    sql = f"{DELIVERY}, d.method, d.path, d.query, d.headers, d.body{ALL_DELIVERIES} WHERE d.id = ?"
     row = connection.execute(sql, (bound(delivery_id),)).fetchone()
     if row is None:
         return None
@@ -98,23 +117,45 @@ def get_delivery(connection: sqlite3.Connection, delivery_id: str) -> DeliveryRe
 
 
 def list_events(connection: sqlite3.Connection, wanted: EventFilter) -> list[EventRecord]:
+    before = SEQ_END if wanted.before is None else event_seq(connection, wanted.before) or 0
+    if wanted.delivery_id is None and (wanted.state is not None or wanted.source is not None):
+        rows = (
+            connection.execute(f"{EVENT}{ALL_EVENTS} WHERE e.seq = ?", (seq,)).fetchone()
+            for seq in found_events(connection, wanted, before)
+        )
+        return [event_record(row, None) for row in rows]
     conditions = Conditions()
-    if wanted.state is not None:
-        conditions.add(f"s.state = {EVENT_STATES.index(wanted.state)}")
+    conditions.add("e.seq < ?", before)
     if wanted.delivery_id is not None:
         conditions.add("e.delivery_seq = (SELECT seq FROM deliveries WHERE id = ?)", bound(wanted.delivery_id))
+    if wanted.state is not None:
+        conditions.add("coalesce(s.state, 0) = ?", EVENT_STATES.index(wanted.state))
     if wanted.source is not None:
-        conditions.add("s.source = ?", bound(wanted.source))
-    if wanted.before is not None:
-        conditions.add("s.seq < ?", event_seq(connection, wanted.before) or 0)
-    tables = FROM_EVENT if wanted.delivery_id is None else OF_DELIVERY
-    sql = f"{EVENT}{tables}{conditions.where} ORDER BY s.seq DESC LIMIT {limited(wanted.limit)}"
+        conditions.add("d.source = ?", bound(wanted.source))
+    sql = f"{EVENT}{ALL_EVENTS}{conditions.where} ORDER BY e.seq DESC LIMIT {limited(wanted.limit)}"
     return [event_record(row, None) for row in connection.execute(sql, conditions.values)]
+
+
+def found_events(connection: sqlite3.Connection, wanted: EventFilter, before: int) -> list[int]:
+    """The newest seqs of a state or source. Those with a row are found in a narrow table, the others from marks."""
+    limit, found = limited(wanted.limit), list[int]()
+    if wanted.state is not EventState.PENDING:
+        conditions = Conditions()
+        conditions.add("s.seq < ?", before)
+        if wanted.state is not None:  # as a literal, so that the partial index applies
+            conditions.add(f"s.state = {EVENT_STATES.index(wanted.state)}")
+        if wanted.source is not None:
+            conditions.add("s.source = ?", bound(wanted.source))
+        sql = f"SELECT s.seq FROM event_state s{conditions.where} ORDER BY s.seq DESC LIMIT {limit}"  # noqa: S608  our own words
+        found += [seq for (seq,) in connection.execute(sql, conditions.values)]
+    if wanted.state in (None, EventState.PENDING):
+        found += newest_pending(connection, wanted.source, before, limit)
+    return sorted(set(found), reverse=True)[:limit]
 
 
 def get_event(connection: sqlite3.Connection, ref: str) -> EventRecord | None:
     seq = event_seq(connection, ref)
-    row = connection.execute(f"{EVENT}, e.json{FROM_EVENT} WHERE s.seq = ?", (seq,)).fetchone()
+    row = connection.execute(f"{EVENT}, e.json{ALL_EVENTS} WHERE e.seq = ?", (seq,)).fetchone()
     return None if row is None else event_record(row, row[-1])
 
 
@@ -180,16 +221,4 @@ def find_prunable(connection: sqlite3.Connection, before_ms: int, limit: int) ->
         if found and (events > PRUNE_EVENTS_MAX or size > PRUNE_BYTES_MAX):
             break
         found.append(seq)
-    return found
-
-
-def oldest_received_ms(connection: sqlite3.Connection, sources: Iterable[str]) -> int | None:
-    sql = "SELECT received_ms FROM delivery_state WHERE state = 0 AND source = ? ORDER BY seq LIMIT 1"
-    rows = (connection.execute(sql, (bound(source),)).fetchone() for source in sources)
-    return min((row[0] for row in rows if row is not None), default=None)
-
-
-def oldest_pending(connection: sqlite3.Connection, from_seq: int) -> tuple[int, int] | None:
-    """(seq, created_ms) of the first pending event at or after `from_seq`."""
-    found: tuple[int, int] | None = connection.execute(OLDEST_PENDING, (from_seq,)).fetchone()
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -11,11 +10,18 @@ from typing import Final
 import msgspec
 
 from relay.models import DeliveryState, Event, EventState, ReplayResult
-from relay.stores.sqlite_file import bound, text, text_or_none
-from relay.stores.sqlite_transitions import DELIVERY_STATES, EVENT_STATES, insert_event
-from relay.stores.sqlite_writer import Session
-
-REF: Final = re.compile(r"(?P<delivery>.+?)(?:\.r(?P<generation>[0-9]{1,9}))?\.(?P<position>[0-9]{1,9})", re.DOTALL)
+from relay.stores.sqlite_session import Session
+from relay.stores.sqlite_transitions import EVENTS, event_row, insert
+from relay.stores.sqlite_values import (
+    DELIVERY_STATES,
+    EVENT_STATES,
+    bound,
+    event_hash,
+    make_ref,
+    parse_ref,
+    text,
+    text_or_none,
+)
 
 RECEIVE_AGAIN: Final = """
     UPDATE delivery_state SET state = 0, settled_ms = NULL, code = NULL, message = NULL, duplicates = NULL,
@@ -23,9 +29,12 @@ RECEIVE_AGAIN: Final = """
 PEND_AGAIN: Final = """
     UPDATE event_state SET state = 0, lane = ?, at_ms = 0, attempt = 0, settled_ms = NULL, code = NULL, message = NULL
     WHERE seq = ?"""
+FIND_DELIVERY: Final = """
+    SELECT coalesce(s.state, 0), d.source, s.environment, s.generation
+    FROM deliveries d LEFT JOIN delivery_state s ON s.seq = d.seq WHERE d.seq = ?"""
 FIND_EVENT: Final = """
-    SELECT e.seq, s.state, s.source, l.destination, l.environment, e.id, e.name, e.ts, e.json
-    FROM events e JOIN event_state s ON s.seq = e.seq JOIN lanes l ON l.lane = s.lane
+    SELECT e.seq, coalesce(s.state, 0), l.destination, l.environment, e.id, e.name, e.ts, e.json
+    FROM events e LEFT JOIN event_state s ON s.seq = e.seq JOIN lanes l ON l.lane = coalesce(s.lane, e.lane)
     WHERE e.delivery_seq = ? AND e.generation = ? AND e.position = ?"""
 NEXT_GENERATION: Final = """
     SELECT 1 + max(generation, coalesce((SELECT max(generation) FROM events WHERE delivery_seq = ?1), 0))
@@ -34,15 +43,14 @@ NEXT_GENERATION: Final = """
 
 @dataclass(slots=True)
 class Replayed:
-    """The answer, and what the books must learn: deliveries as (source, state before), events as (lane, destination,
-    environment, state before).
+    """The answer, and what the books must learn: deliveries as (source, seq, state's number before), events as (lane,
+    destination, environment, state before; None: it is a copy).
     """
 
     replayed: list[str] = field(default_factory=list)
     refused: list[tuple[str, str]] = field(default_factory=list)
-    deliveries: list[tuple[str, DeliveryState]] = field(default_factory=list)
+    deliveries: list[tuple[str, int, int]] = field(default_factory=list)
     events: list[tuple[int, str, str | None, EventState | None]] = field(default_factory=list)
-    lowest_event_seq: int | None = None
 
     @property
     def result(self) -> ReplayResult:
@@ -70,7 +78,7 @@ def _replay_one(
     row = session.execute(FIND_EVENT, (seq, ref[1], ref[2])).fetchone() if ref and seq is not None else None
     if ref is None or seq is None or row is None:
         return "is no delivery's id and no event's ref that is kept here"
-    event = Event(text(row[5]), text(row[6]), row[7], row[8], text(row[3]), environment or text_or_none(row[4]))
+    event = Event(text(row[4]), text(row[5]), row[6], row[7], text(row[2]), environment or text_or_none(row[3]))
     state = EVENT_STATES[row[1]]
     if state is EventState.DEAD:
         _revive_event(session, done, name, row[0], event)
@@ -79,14 +87,13 @@ def _replay_one(
         return "is pending: it will be sent without a replay"
     if not again:
         return "is sent: use --again to send a copy of it under a new id"
-    return _copy_event(session, done, (name, seq, ref[2]), text(row[2]), event, now_ms)
+    return _copy_event(session, done, (name, seq, ref[2]), event, now_ms)
 
 
 def _replay_delivery(
     session: Session, done: Replayed, name: str, seq: int, again: bool, environment: str | None
 ) -> str | None:
-    sql = "SELECT state, source, environment, generation FROM delivery_state WHERE seq = ?"
-    number, source, asked, generation = session.execute(sql, (seq,)).fetchone()
+    number, source, set_before, generation = session.execute(FIND_DELIVERY, (seq,)).fetchone()
     state = DELIVERY_STATES[number]
     if state is DeliveryState.RECEIVED:
         return "is received: it will be processed without a replay"
@@ -94,9 +101,9 @@ def _replay_delivery(
         if not again:
             return "is processed: use --again to run it again with new event ids"
         generation = next_generation(session, seq)
-    session.execute(RECEIVE_AGAIN, (generation, bound(environment) or asked, seq))
+    session.execute(RECEIVE_AGAIN, (generation, bound(environment) or set_before, seq))
     done.replayed.append(name)
-    done.deliveries.append((text(source), state))
+    done.deliveries.append((text(source), seq, number))
     return None
 
 
@@ -105,12 +112,9 @@ def _revive_event(session: Session, done: Replayed, name: str, seq: int, event: 
     session.execute(PEND_AGAIN, (lane, seq))
     done.replayed.append(name)
     done.events.append((lane, event.destination, event.environment, EventState.DEAD))
-    done.lowest_event_seq = min(seq, done.lowest_event_seq or seq)
 
 
-def _copy_event(
-    session: Session, done: Replayed, place: tuple[str, int, int], source: str, event: Event, now_ms: int
-) -> str | None:
+def _copy_event(session: Session, done: Replayed, place: tuple[str, int, int], event: Event, now_ms: int) -> str | None:
     """`place` is (ref, delivery's seq, position). The copy's ref is what is reported: the original stays sent."""
     name, delivery_seq, position = place
     generation = next_generation(session, delivery_seq)
@@ -118,10 +122,11 @@ def _copy_event(
     copied = with_id(event.json, new_id)
     if copied is None:
         return "holds JSON that cannot be given a new id"
-    session.seen.is_new(event.destination, event.environment, new_id, now_ms)
+    session.ids.add(event_hash(event.destination, event.environment, new_id), now_ms)
     lane = session.lane(event.destination, event.environment)
     copy = Event(new_id, event.name, event.ts, copied, event.destination, event.environment)
-    insert_event(session, lane, source, (delivery_seq, generation, position), copy, now_ms)
+    seq, session.next_event = session.next_event, session.next_event + 1
+    insert(session, EVENTS, [event_row(seq, lane, (delivery_seq, generation, position), copy, now_ms)])
     session.execute("UPDATE delivery_state SET event_count = event_count + 1 WHERE seq = ?", (delivery_seq,))
     ref = parse_ref(name)
     done.replayed.append(make_ref(ref[0] if ref else name, generation, position))
@@ -137,17 +142,6 @@ def next_generation(session: Session, delivery_seq: int) -> int:
 def find_delivery(session: Session, delivery_id: str) -> int | None:
     found = session.execute("SELECT seq FROM deliveries WHERE id = ?", (bound(delivery_id),)).fetchone()
     return None if found is None else int(found[0])
-
-
-def make_ref(delivery_id: str, generation: int, position: int) -> str:
-    """How a person names an event."""
-    return f"{delivery_id}.{position}" if generation == 0 else f"{delivery_id}.r{generation}.{position}"
-
-
-def parse_ref(ref: str) -> tuple[str, int, int] | None:
-    """(delivery's id, generation, position); None when it is no ref."""
-    found = REF.fullmatch(ref)
-    return (found["delivery"], int(found["generation"] or 0), int(found["position"])) if found else None
 
 
 def with_id(event_json: bytes, event_id: str) -> bytes | None:

@@ -9,9 +9,10 @@ from typing import Final
 
 from relay.models import KeptSecret, Pairing
 from relay.stores.base import SECRETS_MAX
-from relay.stores.sqlite_core import ROW_BYTES, SqliteCore
-from relay.stores.sqlite_file import bound, text
-from relay.stores.sqlite_writer import Session
+from relay.stores.sqlite_core import SqliteCore
+from relay.stores.sqlite_reads import ROW_BYTES
+from relay.stores.sqlite_session import Session
+from relay.stores.sqlite_values import bound, text
 
 LISTED_MAX: Final = 1_000
 OF_SOURCE: Final = "SELECT id, source, secret, kept_ms FROM secrets WHERE source = ? ORDER BY id DESC"

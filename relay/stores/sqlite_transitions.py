@@ -1,4 +1,10 @@
-"""The SQL of every change of state. Each function runs inside the writer's transaction and knows nothing else."""
+"""The SQL of every change of state, each for many at once. Runs inside the writer's transaction and knows nothing else.
+
+Rows are inserted many to a statement, in powers of two, so that few statements are prepared and the writer gives up the
+interpreter once for many rows. OR FAIL, since whoever raises is rolled back anyway: so SQLite need not be able to take
+back half a statement, for which it would make a file each time. What happens to a delivery or an event is its row in
+delivery_state or event_state; until then it has none.
+"""
 
 from __future__ import annotations
 
@@ -6,129 +12,244 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from functools import cache
+from itertools import chain
+from typing import Any, Final
 
-import msgspec
-
-from relay.errors import TransformError
-from relay.models import Accepted, Delivery, DeliveryState, Event, EventState, Finished, RawHeaders, Settlement
-from relay.stores.sqlite_file import bound, text
-from relay.stores.sqlite_writer import Session
-
-#: A state's number in the file is its place here.
-DELIVERY_STATES: Final = (
-    DeliveryState.RECEIVED,
-    DeliveryState.PROCESSED,
-    DeliveryState.FILTERED,
-    DeliveryState.DEAD,
+from relay.models import Accepted, Delivery, DeliveryState, Event, EventState, Finished, Settlement
+from relay.stores.sqlite_feeds import OpenEvent
+from relay.stores.sqlite_leases import Lease
+from relay.stores.sqlite_operations import Accepting, Finishing, Settling
+from relay.stores.sqlite_session import Session
+from relay.stores.sqlite_values import (
+    DELIVERY_STATES,
+    EVENT_STATE_NUMBERS,
+    EVENT_STATES,
+    bound,
+    event_hash,
+    key_hash,
+    pack_headers,
+    shortened,
+    text,
+    text_or_none,
 )
-EVENT_STATES: Final = (EventState.PENDING, EventState.SENT, EventState.DEAD)
+
+#: Rows in one statement, at most; and how many bytes of bodies they may hold together, since SQLite copies them.
+ROWS_MAX: Final = 64
+ROWS_BYTES_MAX: Final = 4 * 1024 * 1024
 #: The most duplicate ids that a delivery remembers.
 DUPLICATES_MAX: Final = 100
-#: A script can throw a whole book; a person reads its first page.
-MESSAGE_CHARACTERS_MAX: Final = 8_192
+PROCESSED: Final = DELIVERY_STATES.index(DeliveryState.PROCESSED)
+FILTERED: Final = DELIVERY_STATES.index(DeliveryState.FILTERED)
+DEAD: Final = DELIVERY_STATES.index(DeliveryState.DEAD)
 
-INSERT_DELIVERY: Final = """
-    INSERT INTO deliveries (id, source, key, received_ms, environment, method, path, query, headers, body)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT (source, key, ifnull(environment, '')) WHERE key IS NOT NULL DO NOTHING"""
-FIND_FIRST: Final = """
-    SELECT id FROM deliveries
-    WHERE source = ? AND key = ? AND ifnull(environment, '') = ifnull(?, '') AND key IS NOT NULL"""
-INSERT_DELIVERY_STATE: Final = """
-    INSERT INTO delivery_state (seq, state, source, received_ms, body_bytes, environment, generation)
-    VALUES (?, 0, ?, ?, ?, ?, ?)"""
-INSERT_EVENT: Final = """
-    INSERT INTO events (delivery_seq, generation, position, id, name, ts, created_ms, json)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
-FINISH_DELIVERY: Final = """
-    UPDATE delivery_state SET state = ?, settled_ms = ?, event_count = event_count + ?, duplicates = ?,
-    code = NULL, message = NULL WHERE seq = ?"""
-SETTLE_EVENT: Final = """
-    UPDATE event_state SET state = ?, settled_ms = ?, inngest_id = ?, code = ?, message = ?, at_ms = ?,
-    attempt = attempt + ? WHERE seq = ? AND state = 0"""
+DELIVERIES: Final = (
+    "INSERT OR FAIL INTO deliveries"
+    " (seq, id, source, key, received_ms, environment, method, path, query, headers, body) VALUES ",
+    11,
+    "",
+)
+#: A replayed delivery has its row already, in state 0.
+DELIVERY_STATES_ROWS: Final = (
+    "INSERT OR FAIL INTO delivery_state"
+    " (seq, state, received_ms, body_bytes, settled_ms, event_count, duplicates, code, message) VALUES ",
+    9,
+    " ON CONFLICT (seq) DO UPDATE SET state = excluded.state, settled_ms = excluded.settled_ms,"
+    " event_count = event_count + excluded.event_count, duplicates = excluded.duplicates, code = excluded.code,"
+    " message = excluded.message WHERE state = 0",
+)
+EVENTS: Final = (
+    "INSERT OR FAIL INTO events (seq, delivery_seq, generation, position, lane, ts, created_ms, id, name, json)"
+    " VALUES ",
+    10,
+    "",
+)
+#: An event that was put off or replayed has its row already, in state 0.
+EVENT_STATE_ROWS: Final = (
+    "INSERT OR FAIL INTO event_state"
+    " (seq, state, lane, source, at_ms, attempt, settled_ms, inngest_id, code, message) VALUES ",
+    10,
+    " ON CONFLICT (seq) DO UPDATE SET state = excluded.state, at_ms = excluded.at_ms, attempt = excluded.attempt,"
+    " settled_ms = excluded.settled_ms, inngest_id = excluded.inngest_id, code = excluded.code,"
+    " message = excluded.message WHERE state = 0",
+)
+#: In the order of DELIVERIES.
+FIRST_OF_KEY: Final = "SELECT seq, id, source, key, received_ms, environment FROM deliveries WHERE seq = ?"
+RECEIVED_AGAIN: Final = """
+    INSERT INTO delivery_state (seq, state, received_ms, body_bytes, generation) VALUES (?, 0, ?, ?, ?)"""
 
 
-def accept(session: Session, deliveries: Sequence[Delivery]) -> list[Accepted]:
-    return [_accept_one(session, delivery) for delivery in deliveries]
+@cache
+def insertion(table: tuple[str, int, str], rows: int) -> str:
+    before, columns, after = table
+    row = f"({', '.join('?' * columns)})"
+    return before + ", ".join([row] * rows) + after
 
 
-def _accept_one(session: Session, delivery: Delivery) -> Accepted:
+def insert(session: Session, table: tuple[str, int, str], rows: Sequence[tuple[Any, ...]], size_bytes: int = 0) -> None:
+    """`size_bytes` is what all of the rows hold together, where that may be much."""
+    most = ROWS_MAX if size_bytes <= ROWS_BYTES_MAX else 1
+    start, left = 0, len(rows)
+    while left:
+        count = most if left >= most else 1 << left.bit_length() - 1
+        session.execute(insertion(table, count), list(chain.from_iterable(rows[start : start + count])))
+        start += count
+        left -= count
+
+
+def accept(session: Session, operations: Iterable[Accepting]) -> None:
+    """Those whose key is new are stored; the others answer the id of the first one."""
+    rows: list[tuple[Any, ...]] = []
+    seq = session.next_delivery
+    size_bytes = 0
+    for operation in operations:
+        size_bytes += operation.size_bytes
+        operation.answers, operation.seqs = answers, seqs = [], []
+        for delivery in operation.deliveries:
+            earlier = None if delivery.key is None else _first_of_key(session, delivery, delivery.key, seq, rows)
+            if earlier is None:
+                rows.append(_delivery_row(seq, delivery))
+                answers.append(Accepted(delivery.id, False))
+                seqs.append(seq)
+                seq += 1
+            else:
+                answers.append(Accepted(earlier, True))
+                seqs.append(0)
+    session.next_delivery = seq
+    insert(session, DELIVERIES, rows, size_bytes)
+    _receive_again(session, operations)
+
+
+def _receive_again(session: Session, operations: Iterable[Accepting]) -> None:
+    """A delivery that comes in a later generation has a row from the start."""
+    for operation in operations:
+        for seq, delivery in zip(operation.seqs, operation.deliveries, strict=True):
+            if delivery.generation and seq:
+                body_bytes = len(delivery.request.body)
+                session.execute(RECEIVED_AGAIN, (seq, delivery.received_ms, body_bytes, delivery.generation))
+
+
+def _first_of_key(
+    session: Session, delivery: Delivery, key: str, seq: int, rows: Sequence[tuple[Any, ...]]
+) -> str | None:
+    """The id of the delivery that had this key first, while it is kept. None: it is this one, and now known."""
+    digest = key_hash(delivery.source, delivery.environment or "", key)
+    known = session.keys.find(digest)
+    if known is not None:
+        inserted_from = seq - len(rows)
+        if known >= inserted_from:
+            row = rows[known - inserted_from]
+        else:
+            row = session.execute(FIRST_OF_KEY, (known,)).fetchone()
+        if row is not None and _is_same(delivery, row):
+            return text(row[1])
+    session.keys.add(digest, seq)
+    return None
+
+
+def _is_same(delivery: Delivery, row: tuple[Any, ...]) -> bool:
+    """Whether the row is what its digest says: rows are pruned, and the digest outlives them."""
+    asked = (delivery.source, delivery.key, delivery.environment or "")
+    return asked == (text(row[2]), text_or_none(row[3]), text_or_none(row[5]) or "")
+
+
+def _delivery_row(seq: int, delivery: Delivery) -> tuple[Any, ...]:
     request = delivery.request
-    source, key, environment = bound(delivery.source), bound(delivery.key), bound(delivery.environment)
-    arrived = (bound(delivery.id), source, key, delivery.received_ms, environment)
-    asked = (bound(request.method), bound(request.path), bound(request.query), pack_headers(request.headers))
-    inserted = session.execute(INSERT_DELIVERY, (*arrived, *asked, request.body))
-    if not inserted.rowcount:
-        first = session.execute(FIND_FIRST, (source, key, environment)).fetchone()
-        return Accepted(text(first[0]), duplicate=True)
-    state = (inserted.lastrowid, source, delivery.received_ms, len(request.body), environment, delivery.generation)
-    session.execute(INSERT_DELIVERY_STATE, state)
-    return Accepted(delivery.id, duplicate=False)
-
-
-@dataclass(slots=True)
-class FinishedIn:
-    """What finish stored, and in which lanes: (number, destination, environment) → count."""
-
-    finished: Finished
-    lanes: Counter[tuple[int, str, str | None]]
-
-
-def finish(session: Session, seq: int, source: str, events: Sequence[Event], now_ms: int) -> FinishedIn | None:
-    """None when the delivery is no longer received."""
-    row = session.execute("SELECT generation FROM delivery_state WHERE seq = ? AND state = 0", (seq,)).fetchone()
-    if row is None:
-        return None
-    lanes: Counter[tuple[int, str, str | None]] = Counter()
-    duplicates: list[str] = []
-    for position, event in enumerate(events):
-        if not session.seen.is_new(event.destination, event.environment, event.id, now_ms):
-            duplicates.append(event.id)
-            continue
-        lane = session.lane(event.destination, event.environment)
-        insert_event(session, lane, source, (seq, row[0], position), event, now_ms)
-        lanes[lane, event.destination, event.environment] += 1
-    stored = lanes.total()
-    state = DELIVERY_STATES.index(DeliveryState.PROCESSED if events else DeliveryState.FILTERED)
-    kept = json.dumps(duplicates[:DUPLICATES_MAX]) if duplicates else None
-    session.execute(FINISH_DELIVERY, (state, now_ms, stored, kept, seq))
-    return FinishedIn(Finished(stored, tuple(duplicates)), lanes)
-
-
-def insert_event(
-    session: Session, lane: int, source: str, ref: tuple[int, int, int], event: Event, now_ms: int
-) -> None:
-    """`ref` is (delivery's seq, generation, position)."""
-    row = (*ref, bound(event.id), bound(event.name), event.ts, now_ms, event.json)
-    seq = session.execute(INSERT_EVENT, row).lastrowid
-    sql = "INSERT INTO event_state (seq, state, lane, source) VALUES (?, 0, ?, ?)"
-    session.execute(sql, (seq, lane, bound(source)))
-
-
-def fail(session: Session, seq: int, error: TransformError, now_ms: int) -> bool:
-    """False when the delivery is no longer received."""
-    state = DELIVERY_STATES.index(DeliveryState.DEAD)
-    sql = "UPDATE delivery_state SET state = ?, settled_ms = ?, code = ?, message = ? WHERE seq = ? AND state = 0"
-    return session.execute(sql, (state, now_ms, error.code, shortened(error.message), seq)).rowcount == 1
-
-
-def settle(session: Session, settlements: Iterable[tuple[int, Settlement]], now_ms: int) -> None:
-    """Each is (event's seq, how it ends)."""
-    session.connection.executemany(SETTLE_EVENT, [_settle_row(seq, each, now_ms) for seq, each in settlements])
-
-
-def _settle_row(seq: int, settlement: Settlement, now_ms: int) -> tuple[object, ...]:
-    pending = settlement.state is EventState.PENDING
     return (
-        EVENT_STATES.index(settlement.state),
-        None if pending else now_ms,
+        seq,
+        bound(delivery.id),
+        bound(delivery.source),
+        bound(delivery.key),
+        delivery.received_ms,
+        bound(delivery.environment),
+        bound(request.method),
+        bound(request.path),
+        bound(request.query),
+        pack_headers(request.headers),
+        request.body,
+    )
+
+
+def finish(session: Session, operations: Iterable[Finishing]) -> None:
+    """Each delivery processed, filtered or dead, and its new events pending."""
+    events: list[tuple[Any, ...]] = []
+    states: list[tuple[Any, ...]] = []
+    size_bytes = 0
+    for operation in operations:
+        size_bytes += operation.size_bytes
+        operation.stored, operation.duplicates = [], []
+        if operation.failure is None:
+            _finish_one(session, operation, events)
+        operation.result = Finished(len(operation.stored), tuple(operation.duplicates))
+        states.append(_delivery_state_row(operation))
+    session.next_event += len(events)
+    insert(session, EVENTS, events, size_bytes)
+    insert(session, DELIVERY_STATES_ROWS, states)
+
+
+def _finish_one(session: Session, operation: Finishing, rows: list[tuple[Any, ...]]) -> None:
+    now_ms, ids = operation.now_ms, session.ids
+    delivery_seq, generation = operation.lease.seq, operation.claim.delivery.generation
+    seen_after_ms = now_ms - session.window_ms
+    for position, event in enumerate(operation.events):
+        digest = event_hash(event.destination, event.environment, event.id)
+        first_ms = ids.find(digest)
+        if first_ms is not None and first_ms > seen_after_ms:
+            operation.duplicates.append(event.id)
+            continue
+        ids.add(digest, now_ms)
+        seq = session.next_event + len(rows)
+        lane = session.lane(event.destination, event.environment)
+        rows.append(event_row(seq, lane, (delivery_seq, generation, position), event, now_ms))
+        operation.stored.append((seq, lane, position))
+
+
+def event_row(seq: int, lane: int, place: tuple[int, int, int], event: Event, now_ms: int) -> tuple[Any, ...]:
+    """`place` is (delivery's seq, generation, position)."""
+    return (seq, *place, lane, event.ts, now_ms, bound(event.id), bound(event.name), event.json)
+
+
+def _delivery_state_row(operation: Finishing) -> tuple[Any, ...]:
+    delivery, failure, duplicates = operation.claim.delivery, operation.failure, operation.duplicates
+    if failure is None:
+        state, code, message = PROCESSED if operation.events else FILTERED, None, None
+    else:
+        state, code, message = DEAD, bound(failure.code), shortened(failure.message)
+    return (
+        operation.lease.seq,
+        state,
+        delivery.received_ms,
+        len(delivery.request.body),
+        operation.now_ms,
+        len(operation.stored),
+        json.dumps(duplicates[:DUPLICATES_MAX]) if duplicates else None,
+        code,
+        message,
+    )
+
+
+def settle(session: Session, operations: Iterable[Settling]) -> None:
+    """Each event takes its state, or the time of its next try."""
+    rows: list[tuple[Any, ...]] = []
+    for operation in operations:
+        rows += [_event_state_row(lease, each, operation.now_ms) for lease, each in operation.held]
+    insert(session, EVENT_STATE_ROWS, rows)
+
+
+def _event_state_row(lease: Lease[OpenEvent], settlement: Settlement, now_ms: int) -> tuple[Any, ...]:
+    assert lease.thing is not None, "a pinned lease has not ended"
+    state = EVENT_STATE_NUMBERS[settlement.state]
+    return (
+        lease.seq,
+        state,
+        lease.feed.number,
+        bound(lease.thing.source),
+        0 if state else max(settlement.at_ms, 1),
+        settlement.event.attempt + settlement.counted,
+        now_ms if state else None,
         bound(settlement.inngest_id),
         bound(settlement.code),
         shortened(settlement.message),
-        max(settlement.at_ms, 1) if pending else 0,
-        int(settlement.counted),
-        seq,
     )
 
 
@@ -141,19 +262,23 @@ class Pruned:
 
 
 def prune(session: Session, candidates: Iterable[int], now_ms: int) -> Pruned:
-    """Delete what is still settled of deliveries found before; drop a table of ids that are past the window."""
+    """Delete what is still settled of deliveries found before; forget what is past the window, or of deliveries that
+    are gone, a bounded step of it.
+    """
     pruned = Pruned()
     for seq in candidates:
         _prune_one(session, seq, pruned)
-    session.seen.drop_expired(now_ms)
+    if not session.ids.drop_below(now_ms - session.window_ms):
+        lowest = session.execute("SELECT min(seq) FROM deliveries").fetchone()[0]
+        session.keys.drop_below(session.next_delivery if lowest is None else lowest)
     return pruned
 
 
 def _prune_one(session: Session, seq: int, pruned: Pruned) -> None:
     found = session.execute("SELECT state FROM delivery_state WHERE seq = ? AND state > 0", (seq,)).fetchone()
-    sql = "SELECT e.seq, s.state FROM events e JOIN event_state s ON s.seq = e.seq WHERE e.delivery_seq = ?"
+    sql = "SELECT e.seq, s.state FROM events e LEFT JOIN event_state s ON s.seq = e.seq WHERE e.delivery_seq = ?"
     events = session.execute(sql, (seq,)).fetchall()
-    if found is None or any(state == 0 for _, state in events):
+    if found is None or not all(state for _, state in events):
         return
     for table in ("events", "event_state"):
         session.connection.executemany(f"DELETE FROM {table} WHERE seq = ?", [(event,) for event, _ in events])  # noqa: S608  a name from the line above
@@ -165,19 +290,3 @@ def _prune_one(session: Session, seq: int, pruned: Pruned) -> None:
 
 def probe(session: Session) -> None:
     session.execute("UPDATE meta SET probes = probes + 1")
-
-
-def shortened(message: str | None) -> str | bytes | None:
-    if message is not None and len(message) > MESSAGE_CHARACTERS_MAX:
-        message = message[: MESSAGE_CHARACTERS_MAX - 1] + "…"
-    return bound(message)
-
-
-def pack_headers(headers: RawHeaders) -> bytes:
-    """Every byte as one latin-1 character, so that JSON holds them all."""
-    return msgspec.json.encode([(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers])
-
-
-def unpack_headers(packed: bytes) -> RawHeaders:
-    pairs = msgspec.json.decode(packed, type=list[tuple[str, str]])
-    return tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in pairs)

@@ -48,7 +48,8 @@ def window(plan: Plan) -> list[Figure]:
     ids = 1_000_000 if plan.quick else 10_000_000
     found = ran("window", ids)
     empty, full, pause = found["empty_per_second"], found["full_per_second"], found["pause_ms"]
-    text = f"{full:,.0f}/s of {empty:,.0f}/s ({1e6 / full:.1f} µs of {1e6 / empty:.1f} µs an id)"
+    cpu = f"CPU {found['full_cpu_us']:.1f} µs of {found['empty_cpu_us']:.1f} µs"
+    text = f"{full:,.0f}/s of {empty:,.0f}/s ({1e6 / full:.1f} µs of {1e6 / empty:.1f} µs an id, {cpu})"
     return [
         Figure(f"dedupe window of {ids // 10**6} M ids", full / empty, 0.9, text, "an empty one"),
         Figure("pause when ids expire", pause / 50, 1.0, f"{pause:.1f} ms", "50 ms", at_most=True),

@@ -8,13 +8,17 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import shutil
 import sqlite3
+import statistics
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,14 +29,14 @@ from relay.models import Delivery, Request
 from relay.sandbox import Call, SandboxPool, Script
 from relay.stores.sqlite import SqliteStore
 from relay.stores.sqlite_file import open_writer
-from relay.stores.sqlite_seen import TABLES_PER_WINDOW, Seen
+from relay.stores.sqlite_known import Known
+from relay.stores.sqlite_known_jobs import SIZES
 from relay.telemetry import Telemetry
 from tests.bench.processes import ROOT, bench_folder
 from tests.bench.signed import MARK, charge
 
-HOUR_MS: Final = 3_600_000
-WINDOW_MS: Final = 24 * HOUR_MS
 GROUP: Final = 64
+ROUNDS: Final = 5
 IN_FLIGHT: Final = 16
 HEADERS: Final = json.dumps({"Content-Type": "application/json", "User-Agent": "Stripe/1.0"})
 CALLED: Final = """
@@ -93,21 +97,32 @@ def folder() -> Iterator[Path]:
 
 
 def window(ids: int) -> dict[str, float]:
-    """New ids a second, 64 a commit, into a window that knows none and one that knows so many; and the pause when
-    the oldest part of it is dropped.
+    """Ids a second, 64 a commit and half of them seen before, in a set that knew none and in one that knew so many;
+    the same in µs of CPU an id; µs for an id that was seen long ago; and the longest pause while old ones go.
     """
     with folder() as made:
-        empty = new_ids(Seen(fresh(made / "empty.db"), WINDOW_MS))
-        connection = fresh(made / "full.db")
-        seen = Seen(connection, WINDOW_MS)
-        fill(connection, seen, ids)
-        full = new_ids(seen)
-        began = time.perf_counter()
-        connection.execute("BEGIN IMMEDIATE")
-        assert seen.drop_expired(now_of(TABLES_PER_WINDOW + 2))  # the first part's last id is past the window
-        connection.execute("COMMIT")
-        pause_ms = (time.perf_counter() - began) * 1000
-    return {"empty_per_second": empty, "full_per_second": full, "pause_ms": pause_ms}
+        full, old = filled(made / "full.db", ids)
+        empty = Ids(fresh(made / "empty.db"))
+        open_ms = timed_ms(lambda: Known(full.connection, "bench", None))
+        rounds = [(empty.round(), full.round()) for _ in range(ROUNDS)]  # alternating: the machine has its moods
+        seconds = [statistics.median(each[side][0] for each in rounds) for side in (0, 1)]
+        cpu = [statistics.median(each[side][1] for each in rounds) for side in (0, 1)]
+        old_ms = timed_ms(lambda: [full.known.find(hashed(name)) for name in old])
+        return {
+            "empty_per_second": Ids.PER_ROUND / seconds[0],
+            "full_per_second": Ids.PER_ROUND / seconds[1],
+            "empty_cpu_us": cpu[0] / Ids.PER_ROUND * 1e6,
+            "full_cpu_us": cpu[1] / Ids.PER_ROUND * 1e6,
+            "old_us": old_ms / len(old) * 1000,
+            "open_ms": open_ms,
+            "pause_ms": expire(full),
+        }
+
+
+def timed_ms(run: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    run()
+    return (time.perf_counter() - began) * 1000
 
 
 def fresh(path: Path) -> sqlite3.Connection:
@@ -115,30 +130,80 @@ def fresh(path: Path) -> sqlite3.Connection:
     return open_writer(path)
 
 
-def now_of(part: int) -> int:
-    """A time in the part of the window with this number."""
-    return 20_000 * WINDOW_MS + part * (WINDOW_MS // TABLES_PER_WINDOW) + 1
+class Ids:
+    """Ids that come, 64 in a transaction; half of them for the second time. Who sends one again does so soon."""
+
+    PER_ROUND: Final = 2 * SIZES.run_ids
+    AGAIN_WITHIN: Final = 50_000
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self.known = Known(connection, "bench", None)
+        self.number = 0
+        self._recent = deque([os.urandom(16)], self.AGAIN_WITHIN)
+
+    @contextmanager
+    def committed(self) -> Iterator[None]:
+        self.connection.execute("BEGIN IMMEDIATE")
+        yield
+        self.known.before_commit()
+        self.connection.execute("COMMIT")
+        self.known.committed()
+
+    def add(self, names: list[bytes]) -> None:
+        for name in names:
+            digest = hashed(name)
+            if self.known.find(digest) is None:
+                self.known.add(digest, self.number)
+        self.number += len(names)
+
+    def round(self) -> tuple[float, float]:
+        """Seconds, and seconds of CPU, of as many new ids as make one run."""
+        groups = [self._group() for _ in range(self.PER_ROUND // GROUP)]
+        began, began_cpu = time.perf_counter(), time.process_time()
+        for group in groups:
+            with self.committed():
+                self.add(group)
+        return time.perf_counter() - began, time.process_time() - began_cpu
+
+    def _group(self) -> list[bytes]:
+        new = [os.urandom(16) for _ in range(GROUP // 2)]
+        again = [self._recent[random.randrange(len(self._recent))] for _ in new]
+        self._recent.extend(new)
+        return new + again
 
 
-def fill(connection: sqlite3.Connection, seen: Seen, ids: int) -> None:
-    """Every part of the window but the last, with hashes in order, which is the quick way to make the same table."""
-    for part in range(1, TABLES_PER_WINDOW + 1):
-        connection.execute("BEGIN IMMEDIATE")
-        assert seen.is_new("default", None, f"first of {part}", now_of(part))
-        end = (now_of(part) // (WINDOW_MS // TABLES_PER_WINDOW) + 1) * (WINDOW_MS // TABLES_PER_WINDOW)
-        rows = sorted(os.urandom(16) for _ in range(ids // TABLES_PER_WINDOW))
-        connection.executemany(f"INSERT INTO seen_{end} VALUES (?, ?)", ((row, now_of(part)) for row in rows))
-        connection.execute("COMMIT")
+def hashed(name: bytes) -> bytes:
+    """As the store does it with an event's id: part of what an id costs."""
+    return blake2b(name, digest_size=16).digest()
 
 
-def new_ids(seen: Seen, groups: int = 400) -> float:
-    connection, began = seen._connection, time.perf_counter()
-    for _ in range(groups):
-        connection.execute("BEGIN IMMEDIATE")
-        for _ in range(GROUP):
-            assert seen.is_new("default", None, os.urandom(12).hex(), now_of(TABLES_PER_WINDOW))
-        connection.execute("COMMIT")
-    return groups * GROUP / (time.perf_counter() - began)
+def filled(path: Path, count: int) -> tuple[Ids, list[bytes]]:
+    """So many, quickly; and one in a thousand of them."""
+    ids, some = Ids(fresh(path)), []
+    ids.connection.execute("PRAGMA synchronous = OFF")
+    for _ in range(0, count, 1000):
+        new = [os.urandom(16) for _ in range(1000)]
+        some.append(new[0])
+        with ids.committed():
+            ids.add(new)
+    ids.connection.execute("PRAGMA synchronous = FULL")
+    ids.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the disk has it all before anything is measured
+    return ids, some
+
+
+def expire(ids: Ids) -> float:
+    """The longest commit, in ms, while the oldest partition is dropped and ids go on coming."""
+    longest, more = 0.0, True
+    below = ids.known._prints.partitions[0].high + 1
+    while more:
+        new = [os.urandom(16) for _ in range(GROUP)]
+        began = time.perf_counter()
+        with ids.committed():
+            more = ids.known.drop_below(below)
+            ids.add(new)
+        longest = max(longest, time.perf_counter() - began)
+    return longest * 1000
 
 
 def store(deliveries: int) -> dict[str, float]:

@@ -31,15 +31,15 @@ BODY_BYTES = 2048
 ROOT = Path(__file__).parents[2]
 
 #: Up to the 200, per 1,000 webhooks over 64 connections. A transaction of its own for each would be 1,000.
-TRANSACTIONS_MAX = 300
+TRANSACTIONS_MAX = 200
 #: One for each transaction, and three for each checkpoint, of which there is one every 4 MB.
-FSYNCS_MAX = TRANSACTIONS_MAX + 30
+FSYNCS_MAX = TRANSACTIONS_MAX + 12
 #: Up to the 200, per webhook, of all threads: receiving, logging, answering, and a share of a transaction.
-SYSCALLS_MAX = 8.0
-#: Through to Inngest, per webhook with one event: inserted, updated or deleted, with the dedupe window's row.
-ROWS_MAX = 7.5
+SYSCALLS_MAX = 5.0
+#: Through to Inngest, per webhook with one event: the delivery, the event, and what happened to each of them.
+ROWS_MAX = 4.3
 #: On disk when all is delivered, per webhook of 2 KB: the body, the event made of it, and what is kept of both.
-DISK_BYTES_MAX = 6.5 * 1024
+DISK_BYTES_MAX = 5.8 * 1024
 
 
 @contextmanager

@@ -20,8 +20,12 @@ from tests.support.store import Clock, claim_all, claim_lane, delivery, event, s
 ACCEPTING = """
 import asyncio, sys
 from pathlib import Path
+from relay.stores import sqlite_core, sqlite_feeds
 from relay.stores.sqlite import SqliteStore
-from tests.support.store import Clock, claim_all, claim_lane, delivery, event, sent
+from tests.support.store import Clock, again_at, claim_all, claim_lane, delivery, event, sent
+
+sqlite_core.MARK_EVERY = 7  # marks are written all the time
+sqlite_feeds.FEED_COUNT_MAX = 5  # and sources and lanes fall behind and catch up again
 
 async def main() -> None:
     run = sys.argv[2]
@@ -36,9 +40,11 @@ async def main() -> None:
     async def work() -> None:
         while True:
             await asyncio.sleep(0)
-            for claim in await claim_all(store, limit=50):
-                await store.finish_delivery(claim, [event(f"e{claim.delivery.id}")])
-            await store.settle([sent(each) for each in await claim_lane(store)])
+            claims = await claim_all(store, limit=50)
+            done = [(claim, [event(f"e{claim.delivery.id}")]) for claim in claims if hash(claim.claim) % 5]
+            await store.finish_deliveries(done)
+            events = await claim_lane(store)
+            await store.settle([sent(each) if n % 4 else again_at(each, 1) for n, each in enumerate(events)])
     await asyncio.gather(work(), *(accept(worker) for worker in range(8)))
 
 asyncio.run(main())
@@ -70,12 +76,18 @@ async def test_every_acknowledged_delivery_survives_sigkill(tmp_path: Path) -> N
     while page := await store.list_deliveries(limit=1000, before=last):
         kept |= {each.id for each in page}
         last = page[-1].id
-    stats = await store.stats()
+    stats, claimed, pending = await store.stats(), 0, 0
+    while claims := await claim_all(store, limit=1000):
+        claimed += len(claims)
+    while batch := await claim_lane(store, limit=1000):
+        pending += len(batch)
     await store.close()
     assert len(acknowledged) >= 450
     assert acknowledged <= kept
     assert stats.deliveries["received"] + stats.deliveries["processed"] == len(kept)
     assert sum(events.values()) == stats.deliveries["processed"]
+    assert claimed == stats.deliveries["received"], "what waits is found, wherever the marks were"
+    assert pending == events["pending"]
     connection = sqlite3.connect(tmp_path / "relay.db")
     assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     connection.close()

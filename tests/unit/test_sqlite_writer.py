@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 
 import pytest
@@ -16,11 +16,15 @@ from tests.support.store import Clock, claim_all, claim_lane, delivery, event, p
 MIB = 1024 * 1024
 
 
+def opening(folder: Path) -> Awaitable[SqliteStore]:
+    return SqliteStore.open(
+        folder / "relay.db", clock_ms=Clock(), dedupe_hours=24, disk_free_bytes_min=0, queue_bytes_max=MIB
+    )
+
+
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    store = await SqliteStore.open(
-        tmp_path / "relay.db", clock_ms=Clock(), dedupe_hours=24, disk_free_bytes_min=0, queue_bytes_max=MIB
-    )
+    store = await opening(tmp_path)
     yield store
     await store.close()
 
@@ -80,9 +84,11 @@ async def test_a_cancelled_caller_breaks_nothing(store: SqliteStore) -> None:
     assert (await store.stats()).deliveries["received"] == 2
 
 
-async def test_a_cancelled_claim_leaves_nothing_leased(store: SqliteStore) -> None:
+async def test_a_cancelled_claim_leaves_nothing_leased(tmp_path: Path, store: SqliteStore) -> None:
     await process(store, "d1", [event("e1")])
     await store.accept([delivery("d2")])
+    await store.close()
+    store = await opening(tmp_path)  # nothing is in memory yet, so that a claim has to wait for a read
     for claim in (claim_all(store), claim_lane(store)):
         task = asyncio.create_task(claim)
         await asyncio.sleep(0)
@@ -92,6 +98,7 @@ async def test_a_cancelled_claim_leaves_nothing_leased(store: SqliteStore) -> No
         await store.wait_deliveries(30)
         await store.wait_events(30)
     assert len(await claim_all(store)) == len(await claim_lane(store)) == 1
+    await store.close()
 
 
 async def test_a_full_queue_refuses_at_once_and_takes_again_later(store: SqliteStore) -> None:

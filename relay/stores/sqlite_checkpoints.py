@@ -1,0 +1,64 @@
+"""When the WAL's pages move into the file: by the writer itself, after its answers, never inside a COMMIT.
+
+SQLite would do it inside the COMMIT that passes a size, and everybody in that group would wait for it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import deque
+from typing import Final
+
+from relay.stores.sqlite_file import PAGE_BYTES
+
+#: The WAL grows by so much between two checkpoints: small ones make small pauses.
+CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
+#: On a disk whose flushes are slow they are rare instead: each costs three of them.
+SLOW_CHECKPOINT_BYTES: Final = 32 * 1024 * 1024
+#: A disk is slow when each of the last small COMMITs took longer than this.
+SLOW_COMMIT_SECONDS: Final = 0.002
+SMALL_BYTES: Final = 256 * 1024
+COMMITS_LOOKED_AT: Final = 16
+#: Pages that a transaction writes beside its bodies, at a guess: the last one of every table and index.
+COMMIT_PAGES: Final = 6
+#: How wrong the guess may turn out to be.
+FACTOR_MAX: Final = 16.0
+#: When readers have kept the WAL from beginning anew until it has this size, the writer waits for them for a moment.
+HELD_BYTES_MAX: Final = 128 * 1024 * 1024
+WAIT_FOR_READERS_MS: Final = 100
+
+
+class Checkpoints:
+    """How much has been written since the last one, and how long COMMITs take. In the writer's thread only.
+
+    SQLite tells how long the WAL is only when it moves it, so its growth is guessed, and the guess corrected by that.
+    """
+
+    def __init__(self) -> None:
+        self._grown_bytes = 0.0
+        self._factor = 1.0
+        self._commits: deque[float] = deque(maxlen=COMMITS_LOOKED_AT)
+
+    def committed(self, size_bytes: int, seconds: float) -> None:
+        self._grown_bytes += self._factor * (size_bytes + COMMIT_PAGES * PAGE_BYTES)
+        if size_bytes <= SMALL_BYTES:
+            self._commits.append(seconds)
+
+    def is_due(self) -> bool:
+        if self._grown_bytes < CHECKPOINT_BYTES:
+            return False
+        is_slow = min(self._commits, default=0.0) > SLOW_COMMIT_SECONDS
+        return not is_slow or self._grown_bytes >= SLOW_CHECKPOINT_BYTES
+
+    def run(self, connection: sqlite3.Connection) -> None:
+        """Waits for nobody, unless readers have held the WAL for long. Raises sqlite3.Error; the WAL keeps the rest."""
+        guessed, self._grown_bytes = self._grown_bytes, 0.0
+        _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        self._factor = min(max(self._factor * pages * PAGE_BYTES / max(guessed, 1.0), 1 / FACTOR_MAX), FACTOR_MAX)
+        if pages * PAGE_BYTES >= HELD_BYTES_MAX:
+            before = connection.execute("PRAGMA busy_timeout").fetchone()[0]
+            connection.execute(f"PRAGMA busy_timeout = {WAIT_FOR_READERS_MS}")
+            try:
+                connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+            finally:
+                connection.execute(f"PRAGMA busy_timeout = {before}")

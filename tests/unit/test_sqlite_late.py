@@ -1,0 +1,72 @@
+"""A disk that is too slow: webhooks are refused at once instead of late, and taken again when it is quick again."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from relay.errors import StoreUnavailable
+from relay.models import Accepted
+from relay.stores.sqlite import SqliteStore
+from tests.support.store import Clock, claim_all, delivery, event
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    store = await SqliteStore.open(
+        tmp_path / "relay.db",
+        clock_ms=Clock(),
+        dedupe_hours=24,
+        disk_free_bytes_min=0,
+        queue_bytes_max=1 << 26,
+        wait_seconds_max=0.2,
+    )
+    yield store
+    await store.close()
+
+
+async def test_what_waits_behind_a_slow_disk_is_refused_and_what_is_being_written_is_not(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    """Given a disk that does not answer (another connection holds the file's lock), when a write has waited for
+    longer than allowed, then what comes is refused at once, and so is what waits behind it and was not begun."""
+    await store.accept([delivery("held")])
+    (held,) = await claim_all(store)
+    stuck = sqlite3.connect(tmp_path / "relay.db", isolation_level=None)
+    stuck.execute("BEGIN IMMEDIATE")
+    written = asyncio.create_task(store.accept([delivery("being written")]))
+    await asyncio.sleep(0.05)
+    finished = asyncio.create_task(store.finish_delivery(held, [event("e1")]))
+    waiting = asyncio.create_task(store.accept([delivery("waiting")]))
+    with pytest.raises(StoreUnavailable, match="wait_seconds_max"):
+        await waiting
+    assert not written.done()
+    answers: list[Accepted | StoreUnavailable] = []
+    began = time.monotonic()
+    store.accept_then(delivery("too late"), answers.append)
+    await asyncio.sleep(0)
+    assert time.monotonic() - began < 0.1
+    assert isinstance(answers[0], StoreUnavailable)
+    with pytest.raises(StoreUnavailable, match="wait_seconds_max"):
+        await store.probe()
+    stuck.execute("ROLLBACK")
+    stuck.close()
+    assert await written == [Accepted("being written", False)]
+    assert (await finished).stored == 1, "what settles work is never refused for that"
+    assert await store.accept([delivery("taken again"), delivery("waiting")]) == [
+        Accepted("taken again", False),
+        Accepted("waiting", False),
+    ]
+    kept = {each.id for each in await store.list_deliveries()}
+    assert kept == {"held", "being written", "taken again", "waiting"}
+
+
+async def test_a_burst_that_is_written_in_time_is_not_refused(store: SqliteStore) -> None:
+    for part in range(10):
+        await asyncio.gather(*(store.accept([delivery(f"d{part}.{n}")]) for n in range(300)))
+    assert (await store.stats()).deliveries["received"] == 3_000
