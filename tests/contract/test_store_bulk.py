@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from relay.errors import StoreUnavailable, TransformError
-from relay.models import Accepted, DeliveryState, EventState, Finished
+from relay.models import Accepted, DeliveryState, Event, EventState, Finished
 from tests.support.store import (
     START_MS,
     Clock,
@@ -94,8 +94,7 @@ async def test_many_are_finished_each_for_itself(store: CountingStore, clock: Cl
 async def test_one_that_cannot_be_stored_stays_held_and_takes_nobody_with_it(store: CountingStore) -> None:
     await accept_names(store, "d1", "poison", "d2")
     one, poison, two = await claim_all(store)
-    broken = event("e2")
-    object.__setattr__(broken, "ts", 2**70)
+    broken = Event("e2", "made", 2**70, b"{}", "default", None)
     with pytest.raises(OverflowError):
         await store.finish_deliveries([(one, [event("e1")]), (poison, [broken]), (two, [event("e3")])])
     assert [each.id for each in await claim_lane(store)] == ["e1", "e3"]
