@@ -195,10 +195,14 @@ class Part:
 
     def compiled(self, decode: Callable[[bytes], bytes | None]) -> Callable[[bytes], Sequence[bytes]]:
         """`find_all` with every match decoded, shorter where there is only a prefix."""
-        prefix, start = self.prefix, len(self.prefix)
+        prefix, start, pattern = self.prefix, len(self.prefix), self.pattern
 
         def decode_all(text: bytes) -> Sequence[bytes]:
-            return [signature for found in self.find_all(text) if (signature := decode(found))]
+            found = pattern.findall(text) if pattern is not None and len(text) <= SIGNATURE_BYTES_MAX else []
+            if len(found) == 1:
+                signature = decode(found[0])
+                return (signature,) if signature else ()
+            return [signature for each in self.find_all(text) if (signature := decode(each))]
 
         def decode_one(text: bytes) -> Sequence[bytes]:
             if not text.startswith(prefix) or len(text) > SIGNATURE_BYTES_MAX:
