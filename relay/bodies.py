@@ -36,6 +36,8 @@ class _UndecodableError(Exception):
 
 def decode_body(headers: RawHeaders, body: bytes, bytes_max: int) -> bytes | Rejected:
     """The body without its content codings; `body` itself when there are none, or when it is empty."""
+    if not any(name.lower() == b"content-encoding" for name, _ in headers):
+        return body
     codings = _codings(headers)
     if not codings or not body:
         return body

@@ -12,14 +12,15 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeAlias
 
 from relay.config import Destination
 from relay.errors import StoreUnavailable
 from relay.inngest import Sink
-from relay.models import ClaimedEvent, EventState, Lane, Outcome, Retry, Settlement
-from relay.retry import LaneState, backoff_ms, settlement
+from relay.models import ClaimedEvent, Dead, EventState, Lane, Outcome, Retry, Sent, Settlement
+from relay.retry import LaneState, backoff_ms, settled, settlement
 from relay.stores.base import Store
 from relay.telemetry import Telemetry
 
@@ -282,14 +283,16 @@ class Forwarder:
         state.learn(outcomes, rules, now_ms, self._random())
         self._sound_alarm(key, was_stopped, outcomes)
         return [
-            settlement(event, outcome, rules, now_ms, self._delay_ms(event, outcome, len(events), rules))
+            settled(event, outcome)
+            if isinstance(outcome, Sent)
+            else settlement(event, outcome, rules, now_ms, self._delay_ms(event, outcome, len(events), rules))
             for event, outcome in zip(events, outcomes, strict=True)
         ]
 
-    def _delay_ms(self, event: ClaimedEvent, outcome: Outcome, batch_events: int, rules: Destination) -> int:
+    def _delay_ms(self, event: ClaimedEvent, outcome: Retry | Dead, batch_events: int, rules: Destination) -> int:
         """Each event by its own count, so that one that breaks every batch comes back seldom. While the destination
         is stopped the lane itself waits, and its events need not."""
-        if not isinstance(outcome, Retry):
+        if isinstance(outcome, Dead):
             return 0
         if outcome.stop:
             return round(rules.stopped_retry_seconds * 1000) + STOPPED_PASS_MS if batch_events == 1 else 0
@@ -329,25 +332,29 @@ class Forwarder:
             destination=key[0],
             environment=key[1],
             events=len(events),
-            bytes=sum(len(event.json) for event in events),
+            bytes=sum([len(event.json) for event in events]),
             code=code,
             message=trouble.message if trouble else None,
             milliseconds=round(seconds * 1000, 1),
         )
 
     def _report(self, key: LaneKey, settlements: list[Settlement]) -> None:
-        for settled in settlements:
-            self._telemetry.events_settled.labels(key[0], str(settled.state), settled.code or "ok").inc()
-            if settled.state is EventState.DEAD:
+        counts = Counter((settled.state, settled.code) for settled in settlements)
+        for (state, code), count in counts.items():
+            self._telemetry.events_settled.labels(key[0], str(state), code or "ok").inc(count)
+        if not any(state is EventState.DEAD for state, _ in counts):
+            return
+        for ended in settlements:
+            if ended.state is EventState.DEAD:
                 self._telemetry.log(
                     "event.died",
                     level="error",
                     destination=key[0],
                     environment=key[1],
-                    ref=settled.event.ref,
-                    id=settled.event.id,
-                    code=settled.code,
-                    message=settled.message,
+                    ref=ended.event.ref,
+                    id=ended.event.id,
+                    code=ended.code,
+                    message=ended.message,
                 )
 
     def _is_stopped(self, destination: str) -> bool:
@@ -386,4 +393,4 @@ class Forwarder:
 
 def array_bytes(events: Sequence[ClaimedEvent]) -> int:
     """The size of the events as one JSON array."""
-    return len("[]") + sum(len(event.json) + len(",") for event in events) - len(",")
+    return len("[]") + sum([len(event.json) for event in events]) + len(",") * (len(events) - 1)

@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol, TypeAlias
 from urllib.parse import quote
 
 import aiohttp
+import msgspec
 from yarl import URL
 
 from relay import __version__
@@ -29,6 +30,8 @@ from relay.models import ClaimedEvent, Dead, Outcome, Retry, Sent
 
 #: An answer to 5,000 events has about 150 KB; what is longer is not Inngest's.
 ANSWER_BYTES_MAX: Final = 1024 * 1024
+#: A batch of so many bytes is written in one piece.
+WHOLE_BYTES_MAX: Final = 1024 * 1024
 MESSAGE_CHARACTERS_MAX: Final = 500
 RETRY_AFTER_SECONDS_MAX: Final = 3600.0
 CONNECT_SECONDS_MAX: Final = 10.0
@@ -100,15 +103,16 @@ class InngestSink:
 
     async def _post(self, events: Sequence[ClaimedEvent], environment: str | None) -> Answer | Retry:
         """One request. The events' JSON texts are joined, not parsed."""
-        body = io.BytesIO(b"[" + b",".join(event.json for event in events) + b"]")  # sent in parts: it may be MiBs
+        body = array_of([event.json for event in events])
+        data = io.BytesIO(body) if len(body) > WHOLE_BYTES_MAX else body  # sent in parts: it may be MiBs
         headers = {} if environment is None else {"x-inngest-env": environment}
         try:
             async with self._open_session().post(
-                self._url, data=body, headers=headers, allow_redirects=False, timeout=self._timeout()
+                self._url, data=data, headers=headers, allow_redirects=False, timeout=self._timeout()
             ) as response:
-                data = parse(await read_capped(response.content))
+                found = parse(await read_capped(response.content))
                 after, location = response.headers.get("Retry-After"), response.headers.get("Location")
-                return Answer(response.status, data, after, location)
+                return Answer(response.status, found, after, location)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             return Retry("destination_unreachable", self._clean(explain(error, self.settings.request_seconds)))
 
@@ -134,7 +138,7 @@ class InngestSink:
     def _read(self, answer: Answer | Retry, count: int) -> Reading:
         """The answer's meaning, with the key blotted out of every text."""
         reading = [answer] * count if isinstance(answer, Retry) else read_answer(answer, count, self._clock_s())
-        return [self._clean_outcome(outcome) for outcome in reading]
+        return [outcome if isinstance(outcome, Sent) else self._clean_outcome(outcome) for outcome in reading]
 
     def _clean_outcome(self, outcome: Outcome | None) -> Outcome | None:
         match outcome:
@@ -149,6 +153,11 @@ class InngestSink:
         if len(self._key) >= KEY_CHARACTERS_MIN:
             text = text.replace(self._key, "***").replace(quote(self._key, safe=""), "***")
         return text[:MESSAGE_CHARACTERS_MAX]
+
+
+def array_of(texts: Sequence[bytes]) -> bytes:
+    """JSON texts, at least one, as one array; copied once."""
+    return b",".join((b"[" + texts[0], *texts[1:-1], texts[-1] + b"]")) if len(texts) > 1 else b"[" + texts[0] + b"]"
 
 
 def read_answer(answer: Answer, count: int, now_s: float) -> Reading:
@@ -282,8 +291,14 @@ def message_in(data: Any) -> str:
 
 
 def parse(body: bytes | None) -> Any:
+    if body is None:
+        return None
     try:
-        return None if body is None else json.loads(body)
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        pass  # the library's own reader takes a little more: NaN, other encodings, numbers of any length
+    try:
+        return json.loads(body)
     except (ValueError, RecursionError):
         return None
 

@@ -1,6 +1,7 @@
-"""Stage 2: a received delivery runs through its source's script and becomes events, or is filtered, or dies.
+"""Stage 2: received deliveries run through their source's script and become events, or are filtered, or die.
 
-Read `Pipeline.process` first. Claims come turn by turn between sources and each source may hold only so many, so a
+Read `Pipeline.process` first. Deliveries of one source go through it together, a run, and each is settled by itself as
+soon as its answer is there. Claims come turn by turn between sources and each source may hold only so many, so a
 script that hangs fills its own share and nobody else's.
 """
 
@@ -9,32 +10,37 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Final, TypeAlias
 
 from relay.config import Config
-from relay.errors import LeaseLost, SandboxUnavailable, StoreUnavailable, TransformError
-from relay.models import ClaimedDelivery, Event
-from relay.sandbox import SandboxPool
+from relay.errors import StoreUnavailable
+from relay.models import ClaimedDelivery
+from relay.sandbox import Call, SandboxPool
+from relay.settling import Answered, Settler
 from relay.sources import RunningSource
 from relay.stores.base import Store
 from relay.telemetry import Telemetry
-from relay.transform import TransformLimits, transform
+from relay.transform import INLINE_BYTES_MAX, TransformLimits, call_of
 
-#: Deliveries of one source in work at once: enough to keep the children busy, few enough to hold in memory.
-PER_SOURCE_MAX: Final = 16
+#: Deliveries of one source in work at once: enough to keep the children busy, few enough to hold in memory. Fewer of
+#: a script that is not known to be quick: what it holds up waits for it.
+PER_SOURCE_MAX: Final = 128
+PER_SLOW_SOURCE_MAX: Final = 16
+#: Of a quick script new ones are claimed when there is room for so many.
+ROOM_MIN: Final = 32
 #: While a source, or all of them, hold so many bytes of bodies, each source goes on with one delivery at a time.
 SOURCE_BYTES_MAX: Final = 4 * 1024 * 1024
 WORK_BYTES_MAX: Final = 32 * 1024 * 1024
-CLAIM_MAX: Final = 64
+CLAIM_MAX: Final = 128
 LEASE_SECONDS: Final = 120.0
 #: The longest sleep between looks at the store: a lease that ran out is found again within it.
 IDLE_SECONDS: Final = 1.0
-#: A delivery that surprises the relay this often is dead, so that it cannot come round for ever.
-SURPRISES_MAX: Final = 5
 STORE_RETRY_SECONDS: Final = 0.5
 
-T = TypeVar("T")
+#: The deliveries of a run that are not settled yet, by claim.
+Held: TypeAlias = dict[int, ClaimedDelivery]
 
 
 class Pipeline:
@@ -57,6 +63,7 @@ class Pipeline:
         self.bytes_in_work: Counter[str] = Counter()
         self.tasks: set[asyncio.Task[None]] = set()
         self.freed = asyncio.Event()
+        self.watching: asyncio.Task[None] | None = None
         self.stopping = False
 
     async def run(self) -> None:
@@ -68,8 +75,8 @@ class Pipeline:
                 self.telemetry.log("deliveries.unclaimable", level="error", reason=str(error))
                 await asyncio.sleep(STORE_RETRY_SECONDS)
                 continue
-            for claim in claims:
-                self.start(claim)
+            for run in runs_of(claims):
+                self.start(run)
             if not claims:
                 await self.wait()
 
@@ -77,72 +84,88 @@ class Pipeline:
         """Take nothing new; give the deliveries in work so long to end, then give the rest back."""
         self.stopping = True
         self.freed.set()
+        if self.watching:
+            self.watching.cancel()
         if self.tasks:
             _, unfinished = await asyncio.wait(self.tasks, timeout=seconds)
             for task in unfinished:
                 task.cancel()
             await asyncio.gather(*unfinished, return_exceptions=True)
 
-    async def process(self, claim: ClaimedDelivery) -> None:
-        """The stage's main path: script, then one transition in the store."""
+    async def process(self, source: RunningSource, held: Held, settler: Settler) -> None:
+        """The stage's main path: the run's calls, and each answer settled in the store as it comes."""
         began = time.perf_counter()
-        result = await self.transform(claim)
-        self.telemetry.transform_seconds.labels(claim.delivery.source).observe(time.perf_counter() - began)
-        if isinstance(result, TransformError):
-            await self.insist(lambda: self.store.fail_delivery(claim, result))
-            self.report(claim, "dead", result)
+        calls, refused = await self.read(held)
+        if refused:
+            await asyncio.gather(self.settle(held, settler, refused), self.ask(source, held, settler, calls, began))
         else:
-            finished = await self.insist(lambda: self.store.finish_delivery(claim, result))
-            self.telemetry.events_stored.labels(claim.delivery.source).inc(finished.stored)
-            self.telemetry.events_duplicate.labels(claim.delivery.source).inc(len(finished.duplicates))
-            state = "processed" if result else "filtered"
-            self.report(claim, state, events=finished.stored, duplicates=len(finished.duplicates) or None)
+            await self.ask(source, held, settler, calls, began)
 
-    async def transform(self, claim: ClaimedDelivery) -> list[Event] | TransformError:
-        source = self.sources[claim.delivery.source]
-        destination = self.destinations[source.settings.destination]
-        return await transform(
-            self.pool,
-            source.script,
-            claim.delivery,
-            destination=source.settings.destination,
-            environment=claim.delivery.environment or source.settings.environment or destination.environment,
-            limits=TransformLimits(self.events_per_delivery_max, destination.event_bytes_max, self.body_bytes_max),
-        )
-
-    async def attend(self, claim: ClaimedDelivery) -> None:
-        """Process one claim to its end, whatever happens on the way."""
-        try:
-            if claim.delivery.source in self.sources:
-                await self.process(claim)
-            else:  # taken out of the configuration just now: it waits until it is there again
-                await self.store.release_delivery(claim)
-        except LeaseLost:
-            self.telemetry.leases_lost.labels("pipeline").inc()
-        except SandboxUnavailable as error:
-            self.telemetry.log("delivery.postponed", level="warning", id=claim.delivery.id, reason=str(error))
-            await self.store.release_delivery(claim, after_seconds=min(60.0, 0.5 * 2 ** min(claim.attempt, 7)))
-        except asyncio.CancelledError:
-            await self.store.release_delivery(claim)
-            raise
-        except Exception as error:  # noqa: BLE001 - one odd delivery must not end the stage
-            await self.survive(claim, error)
-
-    async def survive(self, claim: ClaimedDelivery, error: Exception) -> None:
-        self.telemetry.surprised("pipeline", error, id=claim.delivery.id)
-        if claim.attempt < SURPRISES_MAX:
-            await self.store.release_delivery(claim, after_seconds=float(claim.attempt))
-        else:
-            await self.insist(lambda: self.store.fail_delivery(claim, TransformError("internal", str(error))))
-
-    async def insist(self, write: Callable[[], Awaitable[T]]) -> T:
-        """Do it again until the store can: the script's result is in hand and should not be made twice."""
-        while True:
+    async def read(self, held: Held) -> tuple[list[tuple[ClaimedDelivery, Call]], list[Answered]]:
+        """What the script is called with, for each delivery that can be read; and the others, with why."""
+        calls: list[tuple[ClaimedDelivery, Call]] = []
+        refused: list[Answered] = []
+        bytes_read = 0
+        for claim in list(held.values()):
             try:
-                return await write()
-            except StoreUnavailable as error:
-                self.telemetry.log("delivery.unsettled", level="error", reason=str(error))
-                await asyncio.sleep(STORE_RETRY_SECONDS)
+                call = await call_of(claim.delivery, self.body_bytes_max)
+            except Exception as error:  # noqa: BLE001 - one odd delivery must not end the others
+                refused.append((claim, error))
+                continue
+            if isinstance(call, Call):
+                calls.append((claim, call))
+            else:
+                refused.append((claim, call))
+            bytes_read += len(claim.delivery.request.body)
+            if bytes_read > INLINE_BYTES_MAX:
+                bytes_read = 0
+                await asyncio.sleep(0)  # the event loop has other work too
+        return calls, refused
+
+    async def ask(
+        self,
+        source: RunningSource,
+        held: Held,
+        settler: Settler,
+        calls: Sequence[tuple[ClaimedDelivery, Call]],
+        began: float,
+    ) -> None:
+        async with aclosing(self.pool.answers(source.script, [call for _, call in calls])) as answers:
+            async for news in answers:
+                settler.observe(len(news), time.perf_counter() - began)
+                await self.settle(held, settler, [(calls[place][0], answer) for place, answer in news])
+
+    async def settle(self, held: Held, settler: Settler, answered: Sequence[Answered]) -> None:
+        await settler.settle(answered)
+        self.let_go(held, [claim for claim, _ in answered])
+
+    async def attend(self, name: str, held: Held) -> None:
+        """Process the claims of one source to their ends, whatever happens on the way."""
+        source = self.sources.get(name)
+        try:
+            if source is None:  # taken out of the configuration just now: they wait until it is there again
+                await self.release(held.values())
+                return
+            settler = self.settler(source)
+            try:
+                await self.process(source, held, settler)
+            except Exception as error:  # noqa: BLE001 - an odd one must not end the stage
+                await asyncio.gather(*(settler.end(claim, error) for claim in held.values()))
+        except asyncio.CancelledError:
+            await self.release(held.values())
+            raise
+        finally:
+            self.let_go(held, list(held.values()))
+
+    def settler(self, source: RunningSource) -> Settler:
+        destination = self.destinations[source.settings.destination]
+        limits = TransformLimits(self.events_per_delivery_max, destination.event_bytes_max, self.body_bytes_max)
+        environment = source.settings.environment or destination.environment
+        return Settler(self.store, self.telemetry, source, limits, environment)
+
+    async def release(self, claims: Iterable[ClaimedDelivery]) -> None:
+        for claim in list(claims):
+            await self.store.release_delivery(claim)
 
     async def claim(self) -> list[ClaimedDelivery]:
         room = self.room()
@@ -153,57 +176,68 @@ class Pipeline:
         """How many deliveries of each source may be begun now; sources that may begin none are left out."""
         all_heavy = self.bytes_in_work.total() >= WORK_BYTES_MAX
         room = {}
-        for source in self.sources:
-            is_heavy = all_heavy or self.bytes_in_work[source] >= SOURCE_BYTES_MAX
-            room[source] = (1 if is_heavy else PER_SOURCE_MAX) - self.in_work[source]
-        return {source: count for source, count in room.items() if count > 0}
+        for name, source in self.sources.items():
+            most = self.in_work_max(source, all_heavy=all_heavy)
+            count = most - self.in_work[name]
+            if count >= (ROOM_MIN if most == PER_SOURCE_MAX else 1):
+                room[name] = count
+        return room
+
+    def in_work_max(self, source: RunningSource, *, all_heavy: bool) -> int:
+        if all_heavy or self.bytes_in_work[source.name] >= SOURCE_BYTES_MAX:
+            return 1
+        return PER_SOURCE_MAX if self.pool.is_quick(source.script) else PER_SLOW_SOURCE_MAX
 
     async def wait(self) -> None:
         """Until something may be claimable, or a place has become free, or IDLE_SECONDS."""
-        waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(self.freed.wait())]
-        if self.room():
-            waits.append(asyncio.ensure_future(self.store.wait_deliveries(IDLE_SECONDS)))
+        if self.room() and (self.watching is None or self.watching.done()):
+            self.watching = asyncio.create_task(self.watch())
+        timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self.freed.set)
         try:
-            await asyncio.wait(waits, timeout=IDLE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            await self.freed.wait()
         finally:
-            for wait in waits:
-                wait.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
+            timer.cancel()
 
-    def start(self, claim: ClaimedDelivery) -> None:
-        source, size = claim.delivery.source, len(claim.delivery.request.body)
-        self.in_work[source] += 1
-        self.bytes_in_work[source] += size
-        task = asyncio.create_task(self.attend(claim))
+    async def watch(self) -> None:
+        """Ends a wait when something may be claimable; goes on over several of them."""
+        try:
+            await self.store.wait_deliveries(IDLE_SECONDS)
+        except StoreUnavailable:
+            pass  # the next claim says so
+        finally:
+            self.freed.set()
+
+    def start(self, run: Sequence[ClaimedDelivery]) -> None:
+        name = run[0].delivery.source
+        self.in_work[name] += len(run)
+        self.bytes_in_work[name] += bytes_of(run)
+        task = asyncio.create_task(self.attend(name, {claim.claim: claim for claim in run}))
         self.tasks.add(task)
-        task.add_done_callback(lambda done: self.ended(source, size, done))
+        task.add_done_callback(self.ended)
 
-    def ended(self, source: str, size: int, task: asyncio.Task[None]) -> None:
-        self.in_work[source] -= 1
-        self.bytes_in_work[source] -= size
+    def let_go(self, held: Held, claims: Sequence[ClaimedDelivery]) -> None:
+        """These are no longer in work."""
+        gone = [claim for claim in claims if held.pop(claim.claim, None) is not None]
+        if gone:
+            name = gone[0].delivery.source
+            self.in_work[name] -= len(gone)
+            self.bytes_in_work[name] -= bytes_of(gone)
+            self.freed.set()
+
+    def ended(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)
-        self.freed.set()
         if not task.cancelled() and (error := task.exception()) is not None:
-            self.telemetry.surprised("pipeline", error)  # the lease runs out and the delivery is claimed again
+            self.telemetry.surprised("pipeline", error)  # the leases run out and the deliveries are claimed again
 
-    def report(
-        self,
-        claim: ClaimedDelivery,
-        state: str,
-        error: TransformError | None = None,
-        *,
-        events: int | None = None,
-        duplicates: int | None = None,
-    ) -> None:
-        delivery = claim.delivery
-        self.telemetry.deliveries_settled.labels(delivery.source, state, error.code if error else "").inc()
-        self.telemetry.log(
-            f"delivery.{'died' if error else state}",
-            level="warning" if error else "info",
-            id=delivery.id,
-            source=delivery.source,
-            events=events,
-            duplicates=duplicates,
-            code=error.code if error else None,
-            line=error.line if error else None,  # not the message: a script may put the body into it
-        )
+
+def runs_of(claims: Iterable[ClaimedDelivery]) -> list[list[ClaimedDelivery]]:
+    """The claims by source. A large body is read beside the event loop, and the others do not wait for it."""
+    runs: dict[str | int, list[ClaimedDelivery]] = {}
+    for claim in claims:
+        is_large = len(claim.delivery.request.body) > INLINE_BYTES_MAX
+        runs.setdefault(claim.claim if is_large else claim.delivery.source, []).append(claim)
+    return list(runs.values())
+
+
+def bytes_of(claims: Iterable[ClaimedDelivery]) -> int:
+    return sum(len(claim.delivery.request.body) for claim in claims)

@@ -10,73 +10,39 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections import Counter, OrderedDict, deque
-from collections.abc import Coroutine
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from typing import Any, Final
-
-import msgspec
 
 from relay import config
 from relay.errors import TRANSFORM_FAILURES, ConfigError, SandboxUnavailable, TransformError
-from relay.sandbox_channel import COMPILE, ERROR, RESULT, RUN, RUN_ONCE
+from relay.sandbox_calls import Answer, Call, Run, Stretch
+from relay.sandbox_channel import COMPILE, RUN, RUN_ONCE
 from relay.sandbox_faults import Fault, Script, explain
 from relay.sandbox_process import (
     WRONG_ENGINE,
     ChildCrashed,
     ChildDropped,
-    ChildEnded,
     ChildHung,
     ChildKilled,
+    ChildLost,
     ChildNotStarted,
-    ChildStarved,
     check_packages,
 )
+from relay.sandbox_turns import NEVER, SUSPECT_SECONDS, Line, Standings, Turn
 from relay.sandbox_worker import Child, Reply
 from relay.telemetry import Telemetry
 
-__all__ = ["Call", "SandboxPool", "Script"]
+__all__ = ["Answer", "Call", "SandboxPool", "Script"]
 
-#: A script whose last call took less CPU time is quick, in seconds: nobody minds to wait for it.
-QUICK_SECONDS: Final = 0.002
 #: A call that runs longer than this leaves its child's turn to others, in seconds.
 SLOW_SECONDS: Final = 0.01
-#: How long a script that timed out has one child at a time, in seconds.
-SUSPECT_SECONDS: Final = 60.0
 #: How long a call may wait for a child, in seconds.
 QUEUE_SECONDS: Final = 30.0
-#: How many scripts are remembered; the others still run, but in fresh contexts, and never take the last idle child.
-SCRIPTS_MAX: Final = 10_000
-#: A script's first calls have fresh contexts: one that is used again costs as much to make as some twenty of them.
-CALLS_BEFORE: Final = 16
-NEVER: Final = -(1 << 62)
-#: What a child is given in one turn, in seconds of work and in calls: it need not wait for the relay between them.
-TURN_SECONDS: Final = 0.002
-TURN_CALLS_MAX: Final = 8
 #: The second crash is the script's; a SIGKILL from outside is nobody's, up to this many.
 CRASHES_MAX: Final = 2
 KILLS_MAX: Final = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What transform is called with. `evt_json` None: evt is JSON.parse(raw), null when raw is no JSON."""
-
-    raw: str
-    evt_json: str | None
-    headers_json: str
-    query_json: str
-
-
-@dataclass(slots=True)
-class Standing:
-    """What is known of a script: calls answered (NEVER for one that ended a child), the seconds that the last one
-    took when it was quick, and until when it has one child at a time because it timed out.
-    """
-
-    answered: int = 0
-    seconds: float | None = None
-    suspect_until: float = 0.0
+#: What a script is called with to see that it compiles: nothing.
+NO_CALL: Final = Call(b"", None, b"{}", None)
 
 
 class SandboxPool:
@@ -87,10 +53,9 @@ class SandboxPool:
         self.report: dict[str, str] = {}
         self._without: tuple[str, ...] = ()
         self._children: list[Child] = []
-        self._active: dict[Child, Script] = {}
-        self._queue: OrderedDict[Script, deque[asyncio.Future[Child]]] = OrderedDict()
-        self._given: Counter[Child] = Counter()  # calls in a child, all of one script
-        self._standings: dict[Script, Standing] = {}
+        self._active: dict[Child, Turn] = {}
+        self._line = Line()
+        self._standings = Standings(reuse=settings.isolation == "auto")
         self._starting = 0
         self._starts: set[asyncio.Task[None]] = set()
         self._burials: set[asyncio.Task[None]] = set()
@@ -110,7 +75,7 @@ class SandboxPool:
         if self._without:
             self.report["seccomp"] = "unavailable: no child starts under it (SIGSYS)"
         try:
-            more = [Child.start(self.settings, self._lost, self._without) for _ in range(self.settings.processes)]
+            more = [Child.start(self.settings, self, self._without) for _ in range(self.settings.processes)]
             self._children += await asyncio.gather(*more)
         except BaseException:
             await self.close()
@@ -119,81 +84,162 @@ class SandboxPool:
     async def close(self) -> None:
         """End every child; calls that wait get SandboxUnavailable."""
         self._closing = True
-        self._refuse_waiting("the relay is stopping")
         if self._timer:
             self._timer.cancel()
         children, self._children = self._children, []
         for child in children:
             child.kill()
+        turns, self._active = list(self._active.values()), {}
+        for stretch in [*self._line.take_all(), *(stretch for turn in turns for stretch in turn.stretches)]:
+            stretch.answer_all(SandboxUnavailable("the relay is stopping"))
         for start in self._starts:
             start.cancel()
         await asyncio.gather(*self._starts, *self._burials, return_exceptions=True)
         await asyncio.gather(*(child.wait() for child in children))
 
-    async def run(self, script: Script, call: Call) -> str | TransformError | None:
+    async def run(self, script: Script, call: Call) -> bytes | TransformError | None:
         """The JSON text of what transform returned, None for null and undefined. Raises SandboxUnavailable."""
-        reply = await self._ask(RUN, script, call.raw, call.evt_json, call.headers_json, call.query_json)
-        if isinstance(reply, TransformError):
-            return reply
-        return reply.text if reply.kind == RESULT else None
+        (answer,) = await self.run_many(script, [call])
+        if isinstance(answer, SandboxUnavailable):
+            raise answer
+        return answer
+
+    async def run_many(self, script: Script, calls: Sequence[Call]) -> list[Answer]:
+        """The answers of several calls, each judged by itself, when the last one has its own."""
+        return await self._all(Run(RUN, script, calls))
+
+    def answers(self, script: Script, calls: Sequence[Call]) -> AsyncGenerator[list[tuple[int, Answer]], None]:
+        """The same as they come, several at a time where calls are quick: (place in `calls`, answer), each call once.
+
+        Whoever goes before the end (aclose, or cancelled) gives up the calls that have no answer yet.
+        """
+        return self._ask(Run(RUN, script, calls))
 
     async def compile(self, script: Script) -> TransformError | None:
         """What is wrong with the script before any delivery: its syntax, its top level, no transform."""
-        reply = await self._ask(COMPILE, script)
-        return reply if isinstance(reply, TransformError) else None
+        (answer,) = await self._all(Run(COMPILE, script, [NO_CALL]))
+        if isinstance(answer, SandboxUnavailable):
+            raise answer
+        return answer if isinstance(answer, TransformError) else None
 
-    async def _ask(self, operation: int, script: Script, *texts: str | None) -> Reply | TransformError:
-        crashes = kills = 0
-        while True:
-            child = await self._turn(script)
-            if operation == RUN and not self._may_reuse(script):
-                operation = RUN_ONCE
-            try:
-                reply = await child.ask(operation, script, *texts)
-                self._remember(script, child.used_seconds)
-                return self._judge(script, reply)
-            except ChildDropped:
-                continue  # it had not begun
-            except ChildHung as lost:
-                error = self._timed_out(script, f"{script.file}: {self._limit_text('script_timed_out')}: it {lost}")
-                if operation != RUN:
-                    return error
-                self._standing(
-                    script
-                ).answered = NEVER  # it may have had a used context: only a fresh one makes it a fact
-            except (ChildStarved, ChildEnded) as lost:
-                raise SandboxUnavailable(str(lost)) from lost
-            except ChildKilled as lost:
-                kills += 1
-                if kills == KILLS_MAX:
-                    raise SandboxUnavailable(f"{kills} children were killed from outside, one after another") from lost
-            except ChildCrashed as lost:
-                self._standing(script).answered = NEVER
-                crashes += 1
-                if crashes == CRASHES_MAX:
-                    return TransformError("script_crashed", f"{script.file}: ended its sandbox child twice: {lost}")
-            finally:
-                self._release(child)
+    def is_quick(self, script: Script) -> bool:
+        """Whether a child is given several calls of it at once, now."""
+        return self._standings.turn_calls(script, self._loop.time()) > 1
 
-    def _remember(self, script: Script, seconds: float) -> None:
-        known = self._standing(script)
-        known.answered += 1
-        known.seconds = seconds if seconds < QUICK_SECONDS else None
+    async def _all(self, run: Run) -> list[Answer]:
+        found: list[Answer] = [None] * len(run.calls)
+        async for news in self._ask(run):
+            for place, answer in news:
+                found[place] = answer
+        return found
 
-    def _judge(self, script: Script, reply: Reply) -> Reply | TransformError:
-        if reply.kind != ERROR:
-            return reply
+    async def _ask(self, run: Run) -> AsyncGenerator[list[tuple[int, Answer]], None]:
+        if run.calls:
+            self._wait(Stretch(run, 0, len(run.calls)))
+            self._pump()
         try:
-            fault = msgspec.json.decode(reply.text, type=Fault)
-        except msgspec.DecodeError as error:
-            raise ChildCrashed(f"sent an unreadable error: {error}") from error
-        code = fault.code if fault.code in TRANSFORM_FAILURES else "script_crashed"
-        found = explain(script, code, fault, self._limit_text(code))
-        return self._timed_out(script, found) if code == "script_timed_out" else found
+            while run.open or run.answered:
+                yield await run.news()
+        finally:
+            if run.open:
+                self._give_up(run)
 
-    def _timed_out(self, script: Script, error: TransformError | str) -> TransformError:
-        self._standing(script).suspect_until = self._loop.time() + SUSPECT_SECONDS
-        return TransformError("script_timed_out", error) if isinstance(error, str) else error
+    # ── answers, and children that give none ─────────────────────────────────────────────────────────────────────
+
+    def heard(self, child: Child, replies: list[Reply]) -> None:
+        """A child has answered its next calls, several at a time where they are quick."""
+        turn = self._active.get(child)
+        if turn is None:
+            return  # its calls were given up, or are asked again
+        script, stretches = turn.script, turn.stretches
+        self._standings.remember(script, len(replies), child.used_seconds)
+        for reply in replies:
+            stretch = stretches[0]
+            answer = self._explain(script, reply) if isinstance(reply, Fault) else reply
+            stretch.run.answer(stretch.start, answer)
+            stretch.start += 1
+            if stretch.start == stretch.end:
+                stretches.popleft().run.tell()
+        if stretches:
+            stretches[0].run.tell()
+        else:
+            self._release(child)
+        if self._line:
+            self._pump()
+
+    def lost(self, child: Child) -> None:
+        """A child is gone, whoever ended it: the next one is made at once."""
+        if child in self._children:
+            self._children.remove(child)
+            self._background(self._burials, self._bury(child))
+            self._refill()
+
+    async def _bury(self, child: Child) -> None:
+        lost = await child.wait()
+        turn = self._active.pop(child, None)
+        if turn:
+            self._ask_again(turn, lost, alone=child.unanswered == 1)
+            self._pump()
+        self.telemetry.sandbox_restarts.labels(lost.reason).inc()
+        if lost.reason != "ended":
+            file = turn.script.file if turn else None
+            self.telemetry.log("child.lost", level="warning", reason=lost.reason, detail=str(lost), file=file)
+
+    def _ask_again(self, turn: Turn, lost: ChildLost, *, alone: bool) -> None:
+        """The child was at the first call, or at a later one whose answers before it were not written yet. So only a
+        call that was alone is judged by what became of the child; all others are asked again.
+        """
+        waiting = list(turn.stretches)
+        first = waiting[0].cut(1)
+        answer = self._judge(first, lost, alone=alone)
+        if answer is None:
+            self._wait(first)
+        else:
+            first.answer_all(answer)
+        for stretch in waiting:
+            if stretch.size:
+                self._wait(stretch)
+
+    def _judge(self, first: Stretch, lost: ChildLost, *, alone: bool) -> Answer:
+        """What the child's end says of the call, None when it is to be asked again."""
+        script = first.run.script
+        known = self._standings.of(script)
+        if isinstance(lost, ChildHung):
+            known.suspect_until = self._loop.time() + SUSPECT_SECONDS
+            if first.operation != RUN:
+                limit = self._limit_text("script_timed_out")
+                return TransformError("script_timed_out", f"{script.file}: {limit}: it {lost}")
+            known.answered = NEVER  # it may have had a used context: only a fresh one makes it a fact
+        elif isinstance(lost, ChildCrashed):
+            known.answered = NEVER
+            first.crashes += alone
+            if first.crashes == CRASHES_MAX:
+                return TransformError("script_crashed", f"{script.file}: ended its sandbox child twice: {lost}")
+        elif isinstance(lost, ChildKilled):
+            first.kills += 1
+            if first.kills == KILLS_MAX:
+                return SandboxUnavailable(f"{KILLS_MAX} children were killed from outside, one after another")
+        elif not isinstance(lost, ChildDropped):
+            return SandboxUnavailable(str(lost))
+        return None
+
+    def _give_up(self, run: Run) -> None:
+        """Its caller has gone. A child that has a call of it may be anywhere in it, and is ended."""
+        self._line.forget(run)
+        for child, turn in list(self._active.items()):
+            if any(stretch.run is run for stretch in turn.stretches):
+                del self._active[child]
+                child.kill(ChildDropped("another call was given up"))
+                for stretch in turn.stretches:
+                    if stretch.run is not run:
+                        self._wait(stretch)
+        self._pump()
+
+    def _explain(self, script: Script, fault: Fault) -> TransformError:
+        code = fault.code if fault.code in TRANSFORM_FAILURES else "script_crashed"
+        if code == "script_timed_out":
+            self._standings.of(script).suspect_until = self._loop.time() + SUSPECT_SECONDS
+        return explain(script, code, fault, self._limit_text(code))
 
     def _limit_text(self, code: str) -> str:
         if code == "script_timed_out":
@@ -202,85 +248,52 @@ class SandboxPool:
             return f"used more than {self.settings.memory_bytes_max} bytes of memory"
         return TRANSFORM_FAILURES[code]
 
-    async def _turn(self, script: Script) -> Child:
-        """Wait for a place in a child, held until _release."""
+    # ── who is served next ───────────────────────────────────────────────────────────────────────────────────────
+
+    def _wait(self, stretch: Stretch) -> None:
+        """Into the line, for so long at most."""
         if self._closing:
-            raise SandboxUnavailable("the relay is stopping")
-        turn: asyncio.Future[Child] = self._loop.create_future()
-        self._queue.setdefault(script, deque()).append(turn)
-        self._pump()
-        if turn.done():
-            return turn.result()
-        try:
-            async with asyncio.timeout(QUEUE_SECONDS):
-                return await turn
-        except BaseException as error:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self._release(turn.result())
-            if isinstance(error, TimeoutError):
-                raise SandboxUnavailable(f"no child was free for {QUEUE_SECONDS:.0f} s") from error
-            raise
+            stretch.answer_all(SandboxUnavailable("the relay is stopping"))
+            return
+        stretch.until = self._loop.time() + QUEUE_SECONDS
+        self._line.add(stretch)
 
     def _release(self, child: Child) -> None:
-        self._given[child] -= 1
-        if self._given[child] == 0:
-            del self._given[child]
-            self._active.pop(child, None)
+        """Its turn is over: whoever waits has the next one, and the same script again only after them."""
+        self._line.put_last(self._active.pop(child).script)
         surplus = len(self._children) > self.settings.processes + 1
-        if self._queue:
-            self._pump()
-        elif child.alive and surplus and not self._active:
+        if child.alive and surplus and not self._line and not self._active:
             child.kill()
 
     def _pump(self) -> None:
         """Give free children to waiting calls, turn by turn; then see that there are enough children."""
         while (child := self._free_child()) and (script := self._next_script()):
             self._give(child, script)
-        if len(self._queue) == 1:  # nobody else waits: the turn goes on
-            for child, script in list(self._active.items()):
+        if len(self._line) == 1:  # nobody else waits: the turn goes on
+            for child, turn in list(self._active.items()):
                 if child.busy_seconds < SLOW_SECONDS:
-                    self._give(child, script)
+                    self._give(child, turn.script)
         self._refill()
-        if self._queue and self._timer is None and not self._closing:
+        if self._line and self._timer is None and not self._closing:
             self._timer = self._loop.call_later(SLOW_SECONDS, self._look_again)
 
     def _give(self, child: Child, script: Script) -> None:
-        """As many of the script's waiting calls as the child may have at once."""
-        turns = self._queue.get(script)
-        most = self._turn_calls(script) if turns else 0
-        while turns and self._given[child] < most and child.alive:
-            turn = turns.popleft()
-            if not turn.done():
-                self._active[child] = script
-                self._given[child] += 1
-                turn.set_result(child)
-        if turns:
-            self._queue.move_to_end(script)
-        elif turns is not None:
-            del self._queue[script]
-
-    def _turn_calls(self, script: Script) -> int:
-        """One by one, unless the script is known to be quick and to end by itself."""
-        known = self._standing(script)
-        if known.seconds is None or not self._may_reuse(script) or known.suspect_until > self._loop.time():
-            return 1
-        return max(1, min(TURN_CALLS_MAX, int(TURN_SECONDS / max(known.seconds, 1e-6))))
-
-    def _may_reuse(self, script: Script) -> bool:
-        return self.settings.isolation == "auto" and self._standing(script).answered >= CALLS_BEFORE
-
-    def _standing(self, script: Script) -> Standing:
-        """Scripts come from the configuration, so they are few; a script too many stays unknown."""
-        known = self._standings.get(script)
-        if known is None:
-            known = Standing()
-            if len(self._standings) < SCRIPTS_MAX:
-                self._standings[script] = known
-        return known
+        """As many of the script's waiting calls as the child may have at once; more of them when half are answered."""
+        most = self._standings.turn_calls(script, self._loop.time())
+        if not child.alive or 2 * child.unanswered > most:
+            return
+        for stretch in self._line.take(script, most - child.unanswered):
+            turn = self._active.get(child) or self._active.setdefault(child, Turn(script))
+            once = stretch.run.operation == RUN and not self._standings.may_reuse(script)
+            stretch.operation = RUN_ONCE if once else stretch.run.operation
+            turn.stretches.append(stretch)
+            child.ask(stretch.operation, script, stretch.calls)
 
     def _look_again(self) -> None:
-        """A call that was quick when we last looked may be slow by now."""
+        """A call that was quick when we last looked may be slow by now, and some may have waited too long."""
         self._timer = None
+        for stretch in self._line.take_late(self._loop.time()):
+            stretch.answer_all(SandboxUnavailable(f"no child was free for {QUEUE_SECONDS:.0f} s"))
         self._pump()
 
     def _idle(self) -> list[Child]:
@@ -288,20 +301,22 @@ class SandboxPool:
 
     def _free_child(self) -> Child | None:
         """An idle child, if fewer than `processes` calls are running that may be expected to end soon."""
-        quick = sum(
-            self._standing(script).seconds is not None and child.busy_seconds < SLOW_SECONDS
-            for child, script in self._active.items()
-        )
         idle = self._idle()
-        return idle[0] if idle and quick < self.settings.processes else None
+        if not idle:
+            return None
+        quick = sum(
+            self._standings.of(turn.script).seconds is not None and child.busy_seconds < SLOW_SECONDS
+            for child, turn in self._active.items()
+        )
+        return idle[0] if quick < self.settings.processes else None
 
     def _next_script(self) -> Script | None:
-        return next((script for script in self._queue if self._may_run(script)), None)
+        return next((script for script in self._line if self._may_run(script)), None)
 
     def _may_run(self, script: Script) -> bool:
         """A suspect has one child at a time. The last idle child is kept for scripts that are known to be quick."""
-        mine = [child for child, running in self._active.items() if running == script]
-        known = self._standing(script)
+        mine = [child for child, turn in self._active.items() if turn.script == script]
+        known = self._standings.of(script)
         if mine and known.suspect_until > self._loop.time():
             return False
         slow = known.seconds is None or any(child.busy_seconds >= SLOW_SECONDS for child in mine)
@@ -322,12 +337,13 @@ class SandboxPool:
 
     async def _start_child(self) -> None:
         try:
-            child = await Child.start(self.settings, self._lost, self._without)
+            child = await Child.start(self.settings, self, self._without)
         except ChildNotStarted as error:
             self._starting -= 1
             self.telemetry.log("child.not_started", level="error", error=str(error))
             if not self._children:
-                self._refuse_waiting(f"no sandbox child starts: {error}")
+                for stretch in self._line.take_all():
+                    stretch.answer_all(SandboxUnavailable(f"no sandbox child starts: {error}"))
             self._loop.call_later(1.0, self._refill)
             return
         except BaseException:
@@ -340,35 +356,14 @@ class SandboxPool:
     async def _first_child(self) -> Child:
         """Where a child does not start under seccomp, go on without that layer, openly."""
         try:
-            return await Child.start(self.settings, self._lost)
+            return await Child.start(self.settings, self)
         except ChildNotStarted as error:
             if error.exit_code != -signal.SIGSYS:
                 raise
         self._without = ("seccomp",)
-        return await Child.start(self.settings, self._lost, self._without)
-
-    def _lost(self, child: Child) -> None:
-        """A child is gone, whoever ended it: the next one is made at once."""
-        if child in self._children:
-            self._children.remove(child)
-            self._background(self._burials, self._bury(child, self._active.get(child)))
-            self._refill()
-
-    async def _bury(self, child: Child, script: Script | None) -> None:
-        lost = await child.wait()
-        self.telemetry.sandbox_restarts.labels(lost.reason).inc()
-        if lost.reason != "ended":
-            file = script.file if script else None
-            self.telemetry.log("child.lost", level="warning", reason=lost.reason, detail=str(lost), file=file)
+        return await Child.start(self.settings, self, self._without)
 
     def _background(self, tasks: set[asyncio.Task[None]], work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
         tasks.add(task)
         task.add_done_callback(tasks.discard)
-
-    def _refuse_waiting(self, why: str) -> None:
-        queue, self._queue = self._queue, OrderedDict()
-        for turns in queue.values():
-            for turn in turns:
-                if not turn.done():
-                    turn.set_exception(SandboxUnavailable(why))

@@ -13,12 +13,21 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from relay.confine import confine
-from relay.sandbox_channel import COMPILE, ERROR, NOTHING, REPLY, REQUEST, RESULT, RUN_ONCE, Channel, decode_texts
+from relay.sandbox_channel import (
+    ABSENT,
+    COMPILE,
+    ERROR,
+    NOTHING,
+    REQUEST,
+    RESULT,
+    RUN_ONCE,
+    Channel,
+    Frame,
+)
 from relay.sandbox_context import Inputs
 from relay.sandbox_engine import Engine, Programs
 from relay.sandbox_errors import Limits, ScriptError
@@ -43,30 +52,44 @@ def stack_bytes() -> int:
     return STACK_BYTES_MAX if soft < 0 else min(STACK_BYTES_MAX, soft // 4)
 
 
-def answer_request(engine: Engine, frame: bytearray) -> bytes:
-    operation, number, place, *_ = REQUEST.unpack_from(frame)
+def answer_request(engine: Engine, frame: Frame) -> tuple[int, int, bytes]:
+    """The request's number, and the reply's kind and text."""
+    data, at = frame
+    _, operation, number, place, script_bytes, *sizes = REQUEST.unpack_from(data, at)
     try:
-        text = run_request(engine, operation, place, decode_texts(frame))
+        if script_bytes != ABSENT:  # whatever becomes of the call: the parent does not send it again
+            engine.put(place, decode(data, at + REQUEST.size, script_bytes))
+            at += script_bytes
+        if operation == COMPILE:
+            engine.compile(engine.scripts[place])
+            return number, NOTHING, b""
+        text = engine.run(place, read_inputs(data, at + REQUEST.size, *sizes), once=operation == RUN_ONCE)
     except ScriptError as error:
-        return REPLY.pack(number, ERROR) + error.encode()
+        return number, ERROR, error.encode()
     except MemoryError:  # of the process: a body of many times the usual limit
         full = ScriptError("script_out_of_memory", "the request alone takes more memory than a sandbox child has")
-        return REPLY.pack(number, ERROR) + full.encode()
+        return number, ERROR, full.encode()
     if text is None:
-        return REPLY.pack(number, NOTHING)
-    return REPLY.pack(number, RESULT) + text.encode("utf-8", "replace")
+        return number, NOTHING, b""
+    return number, RESULT, text.encode("utf-8", "replace")
 
 
-def run_request(engine: Engine, operation: int, place: int, texts: Iterator[str | None]) -> str | None:
-    script = next(texts)
-    if script is not None:  # whatever becomes of the call: the parent does not send it again
-        engine.put(place, script)
-    raw, evt, headers, query = texts
-    if operation == COMPILE:
-        engine.compile(engine.scripts[place])
-        return None
-    given = Inputs(raw or "", evt, headers or "{}", query or "{}")
-    return engine.run(place, given, once=operation == RUN_ONCE)
+def read_inputs(
+    data: bytes | bytearray, at: int, raw_bytes: int, evt_bytes: int, headers_bytes: int, query_bytes: int
+) -> Inputs:
+    evt = query = None
+    raw_at, at = at, at + raw_bytes
+    raw = data[raw_at:at].decode("utf-8", "replace")
+    if evt_bytes != ABSENT:
+        evt = decode(data, at, evt_bytes)
+        at += evt_bytes
+    if query_bytes != ABSENT:
+        query = decode(data, at + headers_bytes, query_bytes)
+    return raw, evt, data[at : at + headers_bytes].decode("utf-8", "replace"), query
+
+
+def decode(data: bytes | bytearray, at: int, size: int) -> str:
+    return data[at : at + size].decode("utf-8", "replace")
 
 
 def serve(channel: Channel, engine: Engine) -> None:
@@ -77,7 +100,7 @@ def serve(channel: Channel, engine: Engine) -> None:
         frame = channel.read()
         if frame is None:
             return
-        channel.send(answer_request(engine, frame))
+        channel.answer(*answer_request(engine, frame))
 
 
 def make_engine(settings: dict[str, Any]) -> Engine:
@@ -113,7 +136,7 @@ def main(settings: dict[str, Any]) -> None:
 
 def self_test(engine: Engine) -> Any:
     try:
-        found = engine.run_fresh(PROBE, Inputs("", None, "{}", "{}"))
+        found = engine.run_fresh(PROBE, ("", None, "{}", None))
     except ScriptError:
         return {}
     gc.collect()

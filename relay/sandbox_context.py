@@ -7,8 +7,7 @@ What the binding does outside its time limit is never used: no Object.json(), no
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from relay.sandbox_errors import Limits, ScriptError, stopped, threw_null, thrown, too_large
 
@@ -21,14 +20,8 @@ FACTORY_PREFIX: Final = "(function(){"
 FACTORY_SUFFIX: Final = '\n;return typeof transform==="function"?transform:undefined})'
 
 
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """What transform is called with, as text. `evt` None: evt is the parsed `raw`."""
-
-    raw: str
-    evt: str | None
-    headers: str
-    query: str
+#: What transform is called with, as text: raw, evt (None: it is the parsed raw), headers, query (None: there is none).
+Inputs: TypeAlias = tuple[str, str | None, str, str | None]
 
 
 class ScriptContext:
@@ -39,6 +32,7 @@ class ScriptContext:
     def __init__(self, binding: Any, wrapper: str, script: str, limits: Limits) -> None:
         self.binding, self.script, self.limits = binding, script, limits
         self.context = empty_context(binding, limits)
+        self.length_max = float(limits.output_bytes)
         self.context.set_time_limit(limits.seconds)
         self.step = self.context.eval(wrapper)
         self.prepare()
@@ -49,7 +43,7 @@ class ScriptContext:
 
     def read(self, given: Inputs) -> None:
         try:
-            self.judge(self.guarded(self.step, 4, None, 0, given.raw, given.evt, given.headers, given.query))
+            self.judge(self.guarded(self.step, 4, None, 0, *given))
         except ScriptError as error:
             if error.code == "script_out_of_memory":
                 error.message = f"the parsed body alone takes more than {self.limits.memory_bytes} bytes of memory"
@@ -60,7 +54,7 @@ class ScriptContext:
 
         `began`: the process's CPU time now; that to read a large body is not the script's.
         """
-        answer = self.guarded(self.step, 0, self.factory, float(self.limits.output_bytes))
+        answer = self.guarded(self.step, 0, self.factory, self.length_max)
         if answer == 2:
             answer = self.settle(began)
         return self.judge(answer)
@@ -88,7 +82,7 @@ class ScriptContext:
         if answer is None:
             return None
         if isinstance(answer, str):
-            if len(answer.encode("utf-8", "replace")) > self.limits.output_bytes:
+            if self.is_too_large(answer):
                 raise too_large(self.limits)
             return answer
         if answer == 1:
@@ -100,6 +94,11 @@ class ScriptContext:
         if answer == 4:
             raise too_large(self.limits)
         raise ScriptError("invalid_event", "transform returned a function or a symbol, which has no JSON form")
+
+    def is_too_large(self, text: str) -> bool:
+        """A character takes four bytes at most, so that most texts need not be measured."""
+        bytes_max = self.limits.output_bytes
+        return len(text) > bytes_max // 4 and len(text.encode("utf-8", "replace")) > bytes_max
 
     def guarded(self, call: Any, *arguments: Any) -> Any:
         """Call the engine; what it raises itself (a limit reached, mostly) becomes a ScriptError."""

@@ -18,7 +18,7 @@ FRAME: Final = re.compile(r"^\s*at (?:(?P<name>[^\n]{1,200}?) \()?(?:<input>:(?P
 WRAPPER_FRAMES: Final = frozenset(
     {
         *("relayStep", "relayRead", "relayBody", "relayRun", "relayDone", "relayAwait", "relayResolve"),
-        *("relayFulfilled", "relayRejected", "relayText", "relayFail"),
+        *("relayFulfilled", "relayRejected", "relayText", "relayFail", "relaySure"),
     }
 )
 

@@ -64,7 +64,7 @@ class ChildStarved(ChildLost):
 
 
 class ChildDropped(ChildLost):
-    """By us or by the call before this one: this one had not begun, and is to be asked again."""
+    """By us, because a call was given up by whoever asked: the others are to be asked again."""
 
 
 class ChildNotStarted(SandboxUnavailable):

@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -31,6 +30,8 @@ GROWTH_BYTES_MAX: Final = 4 * 1024 * 1024
 #: Memory is measured (60 µs) after so many calls, and after a call that took so many seconds.
 MEASURE_CALLS: Final = 64
 MEASURE_SECONDS: Final = 0.002
+#: The CPU clock is looked at anew before a call that begins so much later than it was looked at last.
+SAMPLE_SECONDS: Final = 0.001
 #: Contexts kept, one per place; the least recently used go first.
 CONTEXTS_MAX: Final = 32
 #: A larger request gets a fresh context, whose cost is nothing beside reading it.
@@ -49,6 +50,8 @@ WORDS: Final = re.compile(
     r"|getOwnPropertyDescriptors?|getOwnPropertyNames|getOwnPropertySymbols|__lookup[GS]etter__"
     r"|prepareStackTrace|stackTraceLimit|captureStackTrace)\b"
 )
+#: Without one of these a script makes promises in an odd way, if at all; one that does is found out in its first call.
+PROMISES: Final = re.compile(r"[Aa]sync|await|Promise|then|import|\\u")
 #: A function declaration; async ones and generators belong to their block in both modes.
 DECLARATION: Final = re.compile(r"(?<!async )(?<!async\t)\bfunction\b(?P<rest>\s+(?P<name>[\w$]+)\s*\(|\s*[(*])?")
 
@@ -65,47 +68,72 @@ class LockedContext(ScriptContext):
     """A context with everything frozen that outlives a call."""
 
     prefix = FACTORY_PREFIX + '"use strict";'
-    doubts: Callable[[], bool]
+    doubts: Any  # relayDoubts
 
     def __init__(self, binding: Any, wrapper: str, lockdown: str, script: str, limits: Limits) -> None:
         self.lockdown, self.calls, self.spent = lockdown, 0, False
         super().__init__(binding, wrapper, script, limits)
+        self.step(6, self.doubts)
         self.limits = replace(limits, seconds=min(SECONDS_MAX, limits.seconds / 4))
         self.bytes_max = self.bytes_used() + GROWTH_BYTES_MAX
+        self.makes_promises = PROMISES.search(script) is not None
+        self.sampled, self.sampled_cpu = float("-inf"), 0.0
 
     def prepare(self) -> None:
         self.doubts = self.context.eval(self.lockdown)
 
     def call(self, given: Inputs) -> str | None:
         """As ScriptContext's read and run, but sure of the result or UnsureError. `spent` says not to use it again."""
+        began = time.perf_counter()
+        if began - self.sampled > SAMPLE_SECONDS:
+            self.sampled, self.sampled_cpu = began, time.process_time()
         try:
             self.context.set_time_limit(self.limits.seconds)
-            self.read(given)
-            self.doubts()  # errors in reading, for a body that is no JSON, are the relay's own
-            began = time.process_time()
-            text = self.run(began)
-            seconds = time.process_time() - began
-            doubtful = self.doubts()
-        except ScriptError:
+            answer = self.step(5, self.factory, self.length_max, *given)
+            if answer == 2:
+                answer = self.settled()  # a promise
+        except (self.binding.JSException, ScriptError, MemoryError, TypeError, ValueError, SystemError):
             raise UnsureError(lost=True) from None
+        seconds = time.perf_counter() - began  # no less than its CPU time, which costs more to look at
+        if seconds >= MEASURE_SECONDS or seconds >= self.limits.seconds:
+            seconds = self.cpu_seconds()
         self.calls += 1
-        self.spent = self.left_jobs() or self.worn(seconds)
+        is_time = self.calls % MEASURE_CALLS == 0
+        self.spent = ((is_time or self.makes_promises) and self.left_jobs()) or (
+            (is_time or seconds >= MEASURE_SECONDS) and self.worn()
+        )
         # Time: the engine may have been interrupted where the script swallows that, as in a promise's executor.
-        if doubtful or seconds >= self.limits.seconds:
+        if answer == 7 or seconds >= self.limits.seconds:
             raise UnsureError(lost=self.spent)
-        return text
+        if answer is not None and (not isinstance(answer, str) or self.is_too_large(answer)):
+            raise UnsureError(lost=True)
+        return answer
+
+    def settled(self) -> Any:
+        """How the promise ended that transform returned. A job that an earlier call left would run first: then no."""
+        if not self.makes_promises:
+            raise UnsureError(lost=True)
+        answer = self.settle(self.sampled_cpu)
+        doubtful = self.doubts()
+        return 7 if doubtful and not isinstance(answer, int | float) else answer
+
+    def cpu_seconds(self) -> float:
+        """The call's CPU time, with SAMPLE_SECONDS of calls before it at most. The next call is counted anew."""
+        self.sampled = float("-inf")
+        return time.process_time() - self.sampled_cpu
 
     def left_jobs(self) -> bool:
-        """A job that the call left behind would run in the next one: then there is no next one."""
+        """A job that the call left behind would run in the next one: then there is no next one.
+
+        Jobs run only where a promise is waited for, so a script that seems to make none is asked now and then.
+        """
         self.context.set_time_limit(JOB_SECONDS)
         try:
             return bool(self.guarded(self.context.execute_pending_job))
         except ScriptError:
             return True
 
-    def worn(self, seconds: float) -> bool:
-        if self.calls % MEASURE_CALLS and seconds < MEASURE_SECONDS:
-            return False
+    def worn(self) -> bool:
         return self.calls >= CALLS_MAX or self.bytes_used() > self.bytes_max
 
     def bytes_used(self) -> int:
@@ -132,8 +160,15 @@ class Shelf:
 
     def call(self, place: int, script: str, given: Inputs) -> str | None:
         """The result of the call in the script's own context. Raises UnsureError."""
-        record = self.records.setdefault(place, Record())
-        context = self.find(place, script, record, given)
+        record = self.records.get(place)
+        if record is None:
+            record = self.records[place] = Record()
+        is_large = len(given[0]) + len(given[1] or "") > REQUEST_CHARS_MAX
+        context = None if is_large or record.wait > 0 else self.contexts.get(place)
+        if context is None:
+            context = self.find(place, script, record, is_large=is_large)
+        if len(self.contexts) > 1:
+            self.contexts.move_to_end(place)
         record.calls += 1
         try:
             text = context.call(given)
@@ -146,17 +181,15 @@ class Shelf:
             del self.contexts[place]
         return text
 
-    def find(self, place: int, script: str, record: Record, given: Inputs) -> LockedContext:
-        """The script's context, made now when it is time. Raises UnsureError when it has none."""
-        if record.wait > 0 or len(given.raw) + len(given.evt or "") > REQUEST_CHARS_MAX:
+    def find(self, place: int, script: str, record: Record, *, is_large: bool) -> LockedContext:
+        """A context for the script, made now when it is time. Raises UnsureError when it is to have none."""
+        if is_large or record.wait > 0:
             record.wait -= 1
             raise UnsureError(lost=False)
-        if place not in self.contexts:
-            self.contexts[place] = self.make(place, script, record)
-        self.contexts.move_to_end(place)
+        context = self.contexts[place] = self.make(place, script, record)
         while len(self.contexts) > CONTEXTS_MAX:
             self.contexts.popitem(last=False)
-        return self.contexts[place]
+        return context
 
     def make(self, place: int, script: str, record: Record) -> LockedContext:
         try:

@@ -1,7 +1,7 @@
 """One sandbox child seen from the relay: started, asked, watched, killed, buried.
 
-It is asked one thing after another, and may be asked the next before it has answered the last. Nothing that it sends is
-trusted: a frame that is too long, out of turn or not what it should be ends the child.
+It is asked many calls at once and answers them in order, several at a time. Nothing that it sends is trusted: a frame
+that is too long, out of turn or not what it should be ends the child.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ import asyncio
 import json
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Collection, Sequence
+from typing import Any, Final, Protocol, TypeAlias
+
+import msgspec
 
 from relay import config
+from relay.sandbox_calls import Call
 from relay.sandbox_channel import (
     ERROR,
     ERROR_BYTES_MAX,
@@ -28,12 +29,11 @@ from relay.sandbox_channel import (
     PLACES_MAX,
     REPLY,
     RESULT,
-    encode_request,
+    add_request,
 )
-from relay.sandbox_faults import Script
+from relay.sandbox_faults import Fault, Script
 from relay.sandbox_process import (
     ChildCrashed,
-    ChildDropped,
     ChildEnded,
     ChildHung,
     ChildKilled,
@@ -53,56 +53,59 @@ READ_SECONDS_PER_BYTE: Final = 150e-9
 STARVED_SECONDS: Final = 5.0
 READY_SECONDS: Final = 20.0
 READY_BYTES_MAX: Final = 64 * 1024
+#: Requests of so many bytes together are put into one piece before they are written.
+JOINED_BYTES_MAX: Final = 256 * 1024
+FAULT: Final = msgspec.json.Decoder(Fault)
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What the child answered: `kind` is one of RESULT, NOTHING, ERROR."""
-
-    kind: int
-    text: str
+#: What the child answered to a call: the JSON text that transform returned, None for nothing, or what went wrong.
+Reply: TypeAlias = bytes | Fault | None
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One that the child was asked and has not answered. `seconds_max`: its CPU time, with that to read it."""
+class Owner(Protocol):
+    """Who hears what becomes of a child."""
 
-    number: int
-    answer: asyncio.Future[Reply]
-    seconds_max: float
+    def heard(self, child: Child, replies: list[Reply]) -> None:
+        """Its next replies, at least one, in the order of the calls it was asked."""
+
+    def lost(self, child: Child) -> None:
+        """It is gone, with what it had not answered."""
+
+
+class NonsenseError(ValueError):
+    """What a child sent is not what it should be."""
 
 
 class Child(asyncio.Protocol):
-    """`alive` turns False the moment the child must not be asked any more; `lost` hears when it is gone."""
+    """`alive` turns False the moment the child must not be asked any more."""
 
     _process: subprocess.Popen[bytes]
     _transport: asyncio.Transport
 
-    def __init__(self, settings: config.Sandbox, lost: Callable[[Child], None]) -> None:
-        self.lost = lost
+    def __init__(self, settings: config.Sandbox, owner: Owner) -> None:
+        self.owner = owner
         self.deadline_seconds = settings.deadline_ms / 1000
-        self.frame_bytes_max = settings.output_bytes_max + REPLY.size + ERROR_BYTES_MAX
+        self.reply_bytes_max = settings.output_bytes_max + REPLY.size + ERROR_BYTES_MAX
         self.loop = asyncio.get_running_loop()
         self.alive = True
         self.report: dict[str, Any] = {}
-        self._buffer = bytearray()
+        self._partial, self._wanted = bytearray(), 0  # a frame that is not whole yet, and how long it will be
         self._ready: asyncio.Future[None] = self.loop.create_future()
         self._ended: asyncio.Future[None] = self.loop.create_future()
-        self._asked: deque[Question] = deque()  # the child is at the first one
-        self._number = 0
+        self._asked: deque[int] = deque()  # the bytes of the requests without an answer; the child is at the first one
+        self._number = self._answered = 0  # of the request asked last, and of that answered last
         self._places: OrderedDict[Script, int] = OrderedDict()
         self._unsent: list[bytes] = []
+        self._unsent_bytes = 0
         self._ending: ChildLost | None = None  # why we ended it ourselves
         self._watch: asyncio.TimerHandle | None = None
         self._began, self._began_cpu = 0.0, 0.0
         self.used_seconds = 0.0  # by each of the calls answered last: CPU time where the system tells it
 
     @classmethod
-    async def start(
-        cls, settings: config.Sandbox, lost: Callable[[Child], None], without: Collection[str] = ()
-    ) -> Child:
+    async def start(cls, settings: config.Sandbox, owner: Owner, without: Collection[str] = ()) -> Child:
         """A confined child that has said it is ready. Raises ChildNotStarted with what it said instead."""
-        child = cls(settings, lost)
+        child = cls(settings, owner)
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         try:
@@ -146,38 +149,40 @@ class Child(asyncio.Protocol):
         return self._process.pid
 
     @property
+    def unanswered(self) -> int:
+        """How many calls it has."""
+        return len(self._asked)
+
+    @property
     def busy_seconds(self) -> float:
-        """How long the child has been at its call; 0 when it has none."""
+        """How long the child has been at its call, or at those whose answers it has not written yet; 0 without one."""
         return self.loop.time() - self._began if self._asked else 0.0
 
-    async def ask(self, operation: int, script: Script, *texts: str | None) -> Reply:
-        """One call; the child takes it when it has answered those before. Raises a ChildLost."""
-        if not self.alive:
-            raise ChildDropped("ended before it was asked")
-        self._number = self._number % 0xFFFFFFFF + 1
-        place, text = self._place(script)
-        parts = encode_request(operation, self._number, place, (text, *texts))
-        seconds_max = self.deadline_seconds + READ_SECONDS_PER_BYTE * sum(map(len, parts))
-        question = Question(self._number, self.loop.create_future(), seconds_max)
-        self._asked.append(question)
-        if len(self._asked) == 1:
+    def ask(self, operation: int, script: Script, calls: Sequence[Call]) -> None:
+        """Calls, which the child takes when it has answered those before. Only while it is alive."""
+        if not self._asked:
             self._begin(self._cpu_seconds())
         if not self._unsent:
-            self.loop.call_soon(self._send)  # with the others of the same turn
-        self._unsent += parts
-        try:
-            return await question.answer
-        except asyncio.CancelledError:
-            if question in self._asked:
-                self._end(ChildDropped("another call was given up"))  # the child may be anywhere in it
-            raise
+            self.loop.call_soon(self._send)  # with the others of the same turn of the loop
+        place, text = self._place(script)
+        for call in calls:
+            self._number = self._number % 0xFFFFFFFF + 1
+            size = add_request(self._unsent, operation, self._number, place, text, call)
+            self._asked.append(size)
+            self._unsent_bytes += size
+            text = None
 
     def _send(self) -> None:
         parts, self._unsent = self._unsent, []
-        if self.alive:
+        size, self._unsent_bytes = self._unsent_bytes, 0
+        if not self.alive:
+            return
+        if size <= JOINED_BYTES_MAX:
+            self._transport.write(b"".join(parts))
+        else:
             self._transport.writelines(parts)
 
-    def _place(self, script: Script) -> tuple[int, str | None]:
+    def _place(self, script: Script) -> tuple[int, bytes | None]:
         """Where the child has the script, and its text when it has it not yet."""
         place = self._places.get(script)
         if place is not None:
@@ -187,14 +192,18 @@ class Child(asyncio.Protocol):
         if place == PLACES_MAX:
             _, place = self._places.popitem(last=False)
         self._places[script] = place
-        return place, script.text
+        return place, script.text.encode("utf-8", "replace")
 
     def _begin(self, cpu: float | None) -> None:
-        """The child is at the first question from now on."""
+        """The child is at the first of its calls from now on."""
         self._began, self._began_cpu = self.loop.time(), cpu or 0.0
-        if self._watch:
-            self._watch.cancel()
-        self._watch = self.loop.call_later(self._asked[0].seconds_max + GRACE_SECONDS, self._look)
+        if self._watch is None:
+            self._watch = self.loop.call_later(self._seconds_max + GRACE_SECONDS, self._look)
+
+    @property
+    def _seconds_max(self) -> float:
+        """The CPU time of the call that the child is at, with that to read it."""
+        return self.deadline_seconds + READ_SECONDS_PER_BYTE * (self._asked[0] if self._asked else 0)
 
     async def wait(self) -> ChildLost:
         """Bury it and say how it ended. Only after it was killed or its channel closed."""
@@ -211,9 +220,9 @@ class Child(asyncio.Protocol):
             self._ending = ChildKilled("SIGKILL") if code == -signal.SIGKILL else ChildCrashed(describe_exit(code))
         return self._ending
 
-    def kill(self) -> None:
-        """No answer comes any more: whoever waits for one gets ChildEnded."""
-        self._end(ChildEnded("the relay ended the child"))
+    def kill(self, reason: ChildLost | None = None) -> None:
+        """No answer comes any more."""
+        self._end(reason or ChildEnded("the relay ended the child"))
 
     def _end(self, reason: ChildLost) -> None:
         if self._ending is None:
@@ -224,9 +233,13 @@ class Child(asyncio.Protocol):
 
     def _look(self) -> None:
         """The watchdog: a child that had its CPU time hangs, one that had not is given more of the clock."""
-        if not self._asked:
+        self._watch = None
+        if not self._asked or not self.alive:
             return
-        seconds_max, waited = self._asked[0].seconds_max, self.busy_seconds
+        seconds_max, waited = self._seconds_max, self.busy_seconds
+        if waited < seconds_max + GRACE_SECONDS:  # it has answered since
+            self._watch = self.loop.call_later(seconds_max + GRACE_SECONDS - waited, self._look)
+            return
         clock = self._cpu_seconds()
         used = waited / 4 if clock is None else clock - self._began_cpu  # no clock: four deadlines of wall time
         if used >= seconds_max + GRACE_SECONDS / 2:
@@ -246,22 +259,56 @@ class Child(asyncio.Protocol):
             return None
 
     def data_received(self, data: bytes) -> None:
-        buffer = self._buffer
-        buffer += data
-        waited = len(self._asked)
-        while len(buffer) >= LENGTH.size and self.alive:
-            (size,) = LENGTH.unpack_from(buffer)
-            if size > (self.frame_bytes_max if self._ready.done() else READY_BYTES_MAX):
-                self._end(ChildCrashed("sent a frame that is too long"))
+        if self._partial:
+            self._partial += data
+            if len(self._partial) < self._wanted:
                 return
-            end = LENGTH.size + size
-            if len(buffer) < end:
-                break
-            frame = bytes(buffer[LENGTH.size : end])
-            del buffer[:end]
-            self._take(frame)
-        if answered := waited - len(self._asked):
-            self._account(answered)
+            data, self._partial = bytes(self._partial), bytearray()
+        replies: list[Reply] = []
+        problem = None
+        try:
+            read = self._read(data, replies)
+            if read < len(data):
+                self._partial += data[read:]
+        except (ValueError, msgspec.DecodeError) as error:
+            problem = ChildCrashed(str(error) if isinstance(error, NonsenseError) else f"sent nonsense: {error}")
+        if replies:
+            self._account(len(replies))
+            self.owner.heard(self, replies)  # also of one that went wrong after them
+        if problem is not None:
+            self._end(problem)
+
+    def _read(self, data: bytes, replies: list[Reply]) -> int:
+        """Every whole frame in `data`, and how far they go. Raises ValueError or DecodeError for what is none."""
+        at, have = 0, len(data)
+        while have - at >= LENGTH.size:
+            size = LENGTH.size + LENGTH.unpack_from(data, at)[0]
+            is_ready = self._ready.done()
+            if size > (self.reply_bytes_max if is_ready else READY_BYTES_MAX):
+                raise NonsenseError("sent a frame that is too long")
+            if have - at < size:
+                self._wanted = size
+                return at
+            if is_ready:
+                replies.append(self._reply(data, at, at + size))
+            else:
+                self.report = json.loads(data[at + LENGTH.size : at + size])
+                self._ready.set_result(None)
+            at += size
+        self._wanted = LENGTH.size
+        return at
+
+    def _reply(self, data: bytes, at: int, end: int) -> Reply:
+        if end - at < REPLY.size:
+            raise NonsenseError("sent a frame that is too short")
+        _, number, kind = REPLY.unpack_from(data, at)
+        if not self._asked or number != self._answered % 0xFFFFFFFF + 1:
+            raise NonsenseError("answered what was not asked")
+        text = data[at + REPLY.size : end]
+        reply = text if kind == RESULT and text.isascii() else decode_reply(kind, text)
+        self._answered = number
+        self._asked.popleft()
+        return reply
 
     def _account(self, answered: int) -> None:
         """What the calls just answered have used, each; then on to the next."""
@@ -269,26 +316,6 @@ class Child(asyncio.Protocol):
         self.used_seconds = (self.loop.time() - self._began if cpu is None else cpu - self._began_cpu) / answered
         if self._asked:
             self._begin(cpu)
-        elif self._watch:
-            self._watch.cancel()
-
-    def _take(self, frame: bytes) -> None:
-        try:
-            if self._ready.done():
-                number, reply = decode_reply(frame)
-            else:
-                self.report = json.loads(frame)
-                self._ready.set_result(None)
-                return
-        except (ValueError, struct.error) as error:
-            self._end(ChildCrashed(f"sent nonsense: {error}"))
-            return
-        if not self._asked or number != self._asked[0].number:
-            self._end(ChildCrashed("answered what was not asked"))
-            return
-        answer = self._asked.popleft().answer
-        if not answer.done():
-            answer.set_result(reply)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.alive = False
@@ -298,22 +325,16 @@ class Child(asyncio.Protocol):
             self._ended.set_result(None)
         if self._watch:
             self._watch.cancel()
-        if self._asked:
-            self._telling = self.loop.create_task(self._tell())  # the loop itself keeps only a weak reference
-        self.lost(self)
-
-    async def _tell(self) -> None:
-        """Say how the child ended to whoever waits for its answer: it was at the first call, and not at the others."""
-        lost = await self.wait()
-        for place, question in enumerate(self._asked):
-            if not question.answer.done():
-                behind = place > 0 and not isinstance(lost, ChildEnded)
-                question.answer.set_exception(ChildDropped("the call before it ended the child") if behind else lost)
-        self._asked.clear()
+        self.owner.lost(self)
 
 
-def decode_reply(frame: bytes) -> tuple[int, Reply]:
-    number, kind = REPLY.unpack_from(frame)
-    if kind not in (RESULT, NOTHING, ERROR):
-        raise ValueError(f"a reply of kind {kind}")
-    return number, Reply(kind, frame[REPLY.size :].decode())
+def decode_reply(kind: int, text: bytes) -> Reply:
+    """Raises ValueError or DecodeError for what no child of ours sends."""
+    if kind == RESULT:
+        text.decode()  # must be UTF-8
+        return text
+    if kind == NOTHING:
+        return None
+    if kind == ERROR:
+        return FAULT.decode(text)
+    raise ValueError(f"a reply of kind {kind}")

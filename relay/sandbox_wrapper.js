@@ -1,6 +1,9 @@
 // Runs first in every fresh context and keeps the built-ins it needs where no script can reach or change them.
 // Its value is the one function that the child calls: relayStep(what, factory, lengthMax, raw, evt, headers, query).
-//   what 4: read the request (none of the script's code runs): null, 1 or 6
+//   what 5: 4 and 0 in one, in a context that is used again; answered like 0, or 7 for a result that is in doubt. After
+//           a 2, doubts are still to be asked for
+//   what 6: `factory` is what tells, then and now, whether there were doubts since it was last asked
+//   what 4: read the request (none of the script's code runs; a query of null is none): null, 1 or 6
 //   what 0: run the transform on it. Answers the result's JSON text; null for "nothing"; or a number:
 //           1 it threw (ask 2 for why), 2 it returned a promise (run the jobs, then ask 1),
 //           3 there is no function named transform, 4 the text is longer than lengthMax,
@@ -19,7 +22,7 @@
   for (const name of ["Atomics", "SharedArrayBuffer", "WeakRef", "FinalizationRegistry"]) delete globalThis[name];
 
   const PENDING = 2;
-  let settled = PENDING, failure = null, given = null;
+  let settled = PENDING, failure = null, given = null, named = null, asked = null, text = null, doubts = null;
 
   function relayText(value, lengthMax) {
     return apply(slice, typeof value === "string" ? value : `${value}`, [0, lengthMax]);
@@ -58,6 +61,7 @@
       return parse(raw.charCodeAt(0) === 0xfeff ? apply(slice, raw, [1]) : raw);
     } catch (error) {
       if (error === null || error instanceof EngineFault) throw error; // out of memory
+      if (doubts !== null) doubts(); // this error is the relay's own
       return null;
     }
   }
@@ -75,16 +79,19 @@
   }
 
   function relayRead(raw, evt, headers, query) {
-    given = [evt === null ? relayBody(raw) : parse(evt), parse(headers), parse(query), raw];
+    given = evt === null ? relayBody(raw) : parse(evt);
+    named = parse(headers);
+    asked = query === null ? {} : parse(query);
+    text = raw;
     return null;
   }
 
   function relayRun(factory, lengthMax) {
-    const body = given[0], named = given[1], asked = given[2], raw = given[3];
-    given = null;
+    const body = given, headers = named, query = asked, raw = text;
+    given = named = asked = text = null;
     const transform = factory();
     if (typeof transform !== "function") return 3;
-    const value = transform(body, named, asked, raw);
+    const value = transform(body, headers, query, raw);
     const kind = typeof value;
     if (value !== null && (kind === "object" || kind === "function") && typeof value.then === "function") {
       return relayAwait(value, lengthMax);
@@ -92,12 +99,22 @@
     return relayDone(value, lengthMax);
   }
 
-  return function relayStep(what, factory, lengthMax, raw, evt, headers, query) {
+  function relaySure(answer) {
+    return typeof answer !== "number" && doubts() ? 7 : answer;
+  }
+
+  // `more` is never given: so a script finds the same room on the stack whether it is called with a 0 or with a 5.
+  return function relayStep(what, factory, lengthMax, raw, evt, headers, query, more) {
     if (what === 1) return settled;
     if (what === 2) return failure;
     try {
       if (what === 3) return typeof factory() === "function" ? null : 3;
       if (what === 4) return relayRead(raw, evt, headers, query);
+      if (what === 6) return void (doubts = factory);
+      if (what === 5) {
+        relayRead(raw, evt, headers, query);
+        return relaySure(relayRun(factory, lengthMax));
+      }
       return relayRun(factory, lengthMax);
     } catch (error) {
       return relayFail(error);

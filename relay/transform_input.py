@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 from urllib.parse import parse_qsl
 
@@ -13,39 +14,41 @@ from relay.forms import FIELDS_MAX, Fields, TooManyFieldsError, is_json, multipa
 from relay.models import Delivery, RawHeaders
 from relay.sandbox import Call
 
+#: Longer names of headers are not kept in mind.
+KNOWN_BYTES_MAX: Final = 64
+ENCODE: Final = msgspec.json.Encoder().encode
 #: What HTTP allows in a header's name (RFC 9110); Go leaves names with anything else as they are.
 TOKEN: Final = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
 def call_for(delivery: Delivery, body_bytes_max: int) -> Call | TransformError:
     """The call of one delivery. An error when the body is not in the coding that its headers name."""
-    request = delivery.request
-    body = decode_body(request.headers, request.body, body_bytes_max)
-    if isinstance(body, Rejected):
-        return TransformError("body_unreadable", f"{body.code}: {body.message}")
+    request, body = delivery.request, delivery.request.body
+    headers = header_values(request.headers)
+    if "Content-Encoding" in headers:
+        decoded = decode_body(request.headers, body, body_bytes_max)
+        if isinstance(decoded, Rejected):
+            return TransformError("body_unreadable", f"{decoded.code}: {decoded.message}")
+        body = decoded
     try:
-        fields = form_fields(request.headers, body)
-        query = grouped(query_pairs(request.query))
+        is_form = "form" in headers.get("Content-Type", "").lower()  # form_fields looks more closely
+        fields = form_fields(request.headers, body) if is_form else None
+        query = grouped(query_pairs(request.query)) if request.query else None
     except TooManyFieldsError as error:
         return TransformError("body_unreadable", str(error))
     return Call(
-        raw=body.decode("utf-8", "replace"),
-        evt_json=None if fields is None else encode(fields),
-        headers_json=encode(header_values(request.headers)),
-        query_json=encode(query),
+        body, None if fields is None else ENCODE(fields), ENCODE(headers), None if query is None else ENCODE(query)
     )
-
-
-def encode(value: object) -> str:
-    return msgspec.json.encode(value).decode()
 
 
 def header_values(headers: RawHeaders) -> dict[str, str]:
     """Canonical name → value; a repeated header's values are joined by a comma, as HTTP defines."""
-    values: dict[str, list[str]] = {}
+    values: dict[str, str] = {}
     for name, value in headers:
-        values.setdefault(canonical_name(name), []).append(value.decode("utf-8", "replace"))
-    return {name: ", ".join(found) for name, found in values.items()}
+        known = known_name(name) if len(name) <= KNOWN_BYTES_MAX else canonical_name(name)
+        text = value.decode("utf-8", "replace")
+        values[known] = f"{values[known]}, {text}" if known in values else text
+    return values
 
 
 def canonical_name(name: bytes) -> str:
@@ -53,6 +56,10 @@ def canonical_name(name: bytes) -> str:
     if not all(byte in TOKEN for byte in name):
         return name.decode("utf-8", "replace")
     return "-".join(part.capitalize() for part in name.decode("ascii").split("-"))
+
+
+#: Senders repeat their headers, so that most names were met before.
+known_name: Final = lru_cache(maxsize=1024)(canonical_name)
 
 
 def query_pairs(text: str) -> list[tuple[str, str]]:

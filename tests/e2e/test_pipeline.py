@@ -202,6 +202,30 @@ async def test_a_hung_script_and_a_throwing_one_harm_nobody_else(
     assert dead["code"] == "script_timed_out"
 
 
+async def test_one_that_hangs_among_many_of_its_source(
+    relay: RelayProcess, http: aiohttp.ClientSession, inngest: FakeInngest
+) -> None:
+    """The script is known to be quick, so that they are asked together."""
+    script = f"""
+function transform(evt) {{
+  if (evt.hangs) {{ {HANGS.partition("{")[2].rpartition("}")[0]} }}
+  return {{ id: evt.id, name: "a/b" }};
+}}
+"""
+    write_config(relay.folder, inngest.url, scripts={"some.js": script}, sources={"open": open_source("some.js")})
+    await relay.start()
+    url = f"{relay.receiver_url}/in/open"
+    for number in range(30):
+        await post(http, url, json.dumps({"id": f"before-{number}"}).encode())
+    await inngest.wait_for(lambda: len(inngest.accepted) == 30)
+    bodies = [{"id": f"good-{number}"} for number in range(100)]
+    bodies.insert(40, {"hangs": "yes"})
+    answers = await asyncio.gather(*(post(http, url, json.dumps(body).encode()) for body in bodies))
+    await inngest.wait_for(lambda: len(inngest.accepted) == 130, seconds=10)
+    assert sorted(inngest.ids()[30:]) == sorted(f"good-{number}" for number in range(100))
+    assert (await state_of(http, relay, answers[40]["id"], "dead"))["code"] == "script_timed_out"
+
+
 async def test_filtered_dead_and_replayed(
     relay: RelayProcess, http: aiohttp.ClientSession, inngest: FakeInngest
 ) -> None:

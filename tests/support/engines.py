@@ -26,7 +26,7 @@ def locked(script: str) -> LockedContext:
 
 
 def inputs(raw: str = '{"x":1}') -> Inputs:
-    return Inputs(raw, None, "{}", "{}")
+    return raw, None, "{}", "{}"
 
 
 def run(runs: Engine, script: str, given: Inputs, *, once: bool = False) -> str | None:

@@ -31,8 +31,11 @@ def script(text: str, file: str = "transforms/test.js") -> Script:
     return Script(file, text)
 
 
-def call(raw: str = '{"x":1}', *, evt: str | None = None, headers: str = "{}", query: str = "{}") -> Call:
-    return Call(raw, evt, headers, query)
+def call(raw: str = '{"x":1}', *, evt: str | None = None, headers: str = "{}", query: str | None = None) -> Call:
+    def encoded(text: str | None) -> bytes | None:
+        return None if text is None else text.encode("utf-8", "surrogatepass")
+
+    return Call(raw.encode("utf-8", "surrogatepass"), encoded(evt), headers.encode(), encoded(query))
 
 
 async def outcome(pool: SandboxPool, text: str, raw: str = '{"x":1}') -> str:
@@ -40,7 +43,7 @@ async def outcome(pool: SandboxPool, text: str, raw: str = '{"x":1}') -> str:
     result = await pool.run(script(text), call(raw))
     if isinstance(result, TransformError):
         return f"error {result.code}"
-    return "nothing" if result is None else result
+    return "nothing" if result is None else result.decode()
 
 
 async def failure(pool: SandboxPool, text: str, raw: str = '{"x":1}') -> TransformError:

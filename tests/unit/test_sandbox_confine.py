@@ -110,7 +110,7 @@ async def test_a_child_holds_one_descriptor_one_thread_and_no_environment() -> N
 async def test_scripts_run_without_seccomp_too() -> None:
     """Where a child cannot live under a layer it is started without it."""
     async with sandbox() as pool:
-        child = await Child.start(pool.settings, lambda _: None, without=("seccomp",))
+        child = await Child.start(pool.settings, pool, without=("seccomp",))
         try:
             assert child.report["layers"]["seccomp"] == "unavailable: switched off"
             assert child.report["engine"] == {"modern": True}

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from relay.errors import TransformError
-from relay.sandbox import CALLS_BEFORE, SandboxPool
+from relay.sandbox import SandboxPool
+from relay.sandbox_turns import CALLS_BEFORE
 from tests.support.sandboxes import call, outcome, sandbox, script
 
 DATA = Path(__file__).parent.parent / "data"
@@ -138,7 +139,7 @@ async def test_a_suspect_has_one_child_at_a_time() -> None:
         more = [asyncio.create_task(pool.run(spinning, call())) for _ in range(6)]
         most = 0
         while not all(run.done() for run in more):
-            most = max(most, sum(running == spinning for running in pool._active.values()))
+            most = max(most, sum(turn.script == spinning for turn in pool._active.values()))
             await asyncio.sleep(0.005)
     assert most == 1
 

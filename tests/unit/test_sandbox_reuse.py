@@ -14,7 +14,7 @@ from relay import sandbox_reuse
 from relay.sandbox_context import empty_context
 from relay.sandbox_engine import Engine
 from relay.sandbox_errors import ScriptError
-from relay.sandbox_reuse import CONTEXTS_MAX, FAILURES_MAX, LockedContext, means_the_same
+from relay.sandbox_reuse import CONTEXTS_MAX, FAILURES_MAX, MEASURE_CALLS, LockedContext, means_the_same
 from tests.support.engines import LIMITS, PROGRAMS, engine, fresh_result, inputs, locked, locked_result, run
 
 ROOT = Path(__file__).parents[2]
@@ -260,6 +260,42 @@ def test_what_is_left_to_do_is_never_done_in_the_next_call() -> None:
     for number in range(5):
         assert run(runs, script, inputs(f'{{"x":{number}}}')) == f'{{"x":{number}}}'
         assert not runs.shelf.contexts
+
+
+HIDDEN_PROMISE = """function transform(e) {
+  Array["from" + "As" + "ync"]([e]).constructor; return { x: e.x, n: e.n };
+}"""
+HIDDEN_THENABLE = """const transform = (e) => ({ ["th" + "en"](resolve) { resolve({ x: e.x }) } })"""
+
+
+def test_a_promise_that_no_word_tells_of_is_found_out() -> None:
+    """What its calls leave behind is looked for now and then; a call that needs it to be none has a fresh context."""
+    assert not any(locked(script).makes_promises for script in (HIDDEN_PROMISE, HIDDEN_THENABLE))
+    runs, lost = engine(), 0
+    for number in range(2 * MEASURE_CALLS + 4):
+        assert run(runs, HIDDEN_PROMISE, inputs(f'{{"x":{number}}}')) == f'{{"x":{number}}}'
+        lost += not runs.shelf.contexts
+    assert lost >= 2
+    assert locked_result(locked(HIDDEN_THENABLE)) == "unsure"
+    for number in range(8):
+        assert run(runs, HIDDEN_THENABLE, inputs(f'{{"x":{number}}}')) == f'{{"x":{number}}}'
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "async function transform(e) { return e }",
+        "const transform = (e) => Promise.resolve(e)",
+        "const transform = (e) => ({ then(resolve) { resolve(e) } })",
+        r"const transform = (e) => \u0050romise.resolve(e)",
+    ],
+)
+def test_what_a_promise_leaves_is_looked_for_after_each_call(script: str) -> None:
+    context = locked(script)
+    assert context.makes_promises
+    for number in range(5):
+        assert locked_result(context, f'{{"x":{number}}}') == f'{{"x":{number}}}'
+        assert not context.spent
 
 
 def test_a_script_that_throws_says_what_it_says_in_a_fresh_context() -> None:

@@ -249,8 +249,8 @@ async def test_forms_without_what_matters_make_no_nonsense(name: str, form: str,
 async def test_the_names_of_the_checks_are_the_engines() -> None:
     text = "function transform() { return [{ name: 'a', data: { names: Object.getOwnPropertyNames(globalThis) } }]; }"
     async with sandbox() as pool:
-        answer = await pool.run(Script("names.js", text), Call("{}", None, "{}", "{}"))
-    assert isinstance(answer, str)
+        answer = await pool.run(Script("names.js", text), Call(b"{}", None, b"{}", None))
+    assert isinstance(answer, bytes)
     assert set(json.loads(answer)[0]["data"]["names"]) == ENGINE_NAMES - {"arguments"}
 
 

@@ -6,16 +6,20 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from relay.errors import TransformError
 from relay.models import Event
 from relay.transform import TransformLimits, events_from
+from relay.transform_events import InvalidEventError, event_from, mend_surrogates, usual_event
 from tests.support.sandboxes import LIMITS, RECEIVED_MS, delivery, script
 
 
 def judge(result: str | None, *, limits: TransformLimits = LIMITS, **given: Any) -> list[Event] | TransformError:
+    text = None if result is None else result.encode()
     return events_from(
-        result, delivery(**given), script("", "t.js"), destination="default", environment="pr-1", limits=limits
+        text, delivery(**given), script("", "t.js"), destination="default", environment="pr-1", limits=limits
     )
 
 
@@ -191,3 +195,53 @@ def test_deep_data_is_a_refusal_and_not_a_surprise() -> None:
     deep = "[" * 100_000 + "]" * 100_000
     found = judge(f'{{"name":"a","data":{{"x":{deep}}}}}', limits=TransformLimits(1, 10**6))
     assert isinstance(found, list) or found.code == "invalid_event"
+
+
+VALUES = {
+    "name": [
+        '"a/b"',
+        '""',
+        '"inngest/x"',
+        '"Inngest/x"',
+        '"ingest/x"',
+        "null",
+        "5",
+        f'"{"x" * 256}"',
+        f'"{"x" * 257}"',
+        '"\\u00e9"',
+    ],
+    "id": ['"i"', '""', "null", "7", "1e400"],
+    "ts": [
+        "1700000000000",
+        "1700000000000.5",
+        "0",
+        "null",
+        '"x"',
+        "true",
+        "1700000000",
+        "-1",
+        "1e400",
+        "4102444800001",
+    ],
+    "data": ["{}", '{"a":{"b":[1]}}', "null", "[1]", '"x"', "1", '{"half":"\\ud800","n":12345678901234567890}'],
+    "v": ['"1"', '""', "null", "1"],
+    "user": ['{"external_id":"u"}', "null", "[]"],
+    "more": ["1", "{}"],
+}
+
+
+@given(st.fixed_dictionaries({}, optional={key: st.sampled_from(texts) for key, texts in VALUES.items()}))
+def test_an_event_read_in_one_step_is_the_one_read_field_by_field(fields: dict[str, str]) -> None:
+    text = mend_surrogates(("{" + ",".join(f'"{key}":{value}' for key, value in fields.items()) + "}").encode())
+    at_once = usual_event(text, 2, delivery(), "default", None)
+    try:
+        careful = event_from(text, 2, delivery(), "default", None)
+    except InvalidEventError:
+        assert at_once is None
+    else:
+        assert at_once in (None, careful)
+
+
+def test_most_events_are_read_in_one_step() -> None:
+    for text in (b'{"name":"a","data":{}}', b'{"ts":1700000000000,"id":"1","name":"a","data":{"x":1},"more":2}'):
+        assert usual_event(text, 0, delivery(), "default", None) is not None

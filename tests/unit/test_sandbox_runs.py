@@ -1,0 +1,282 @@
+"""Several calls that are asked together: each is judged by itself, and none waits for another that hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import aclosing
+
+import pytest
+
+from relay import sandbox, sandbox_channel
+from relay.errors import SandboxUnavailable, TransformError
+from relay.sandbox import Answer, SandboxPool
+from relay.sandbox_calls import Run, Stretch
+from relay.sandbox_channel import HELD_ANSWERS_MAX, LENGTH, REPLY, RESULT, RUN, Channel, add_request
+from relay.sandbox_turns import CALLS_BEFORE, TURN_BYTES_MAX, Line
+from tests.support.sandboxes import call, outcome, script
+from tests.support.sandboxes import sandbox as pool_of
+
+ECHO = "const transform = (evt) => evt"
+#: What number 3 does is put in; all others are answered at once.
+THIRD = "function transform(evt) {{ if (evt.x === 3) {{ {} }} return evt }}"
+HANG = "for (;;) new Promise(() => { for (;;) {} })"
+
+
+def bodies(count: int) -> list[sandbox.Call]:
+    return [call(f'{{"x":{number}}}') for number in range(count)]
+
+
+def echoes(count: int) -> list[Answer]:
+    return [f'{{"x":{number}}}'.encode() for number in range(count)]
+
+
+def but_third(answers: list[Answer]) -> list[Answer]:
+    return [answer for number, answer in enumerate(answers) if number != 3]
+
+
+async def known(pool: SandboxPool, text: str) -> None:
+    """Called so often that several calls of it are asked together."""
+    for _ in range(CALLS_BEFORE + 4):
+        assert await outcome(pool, text) == '{"x":1}'
+
+
+@pytest.mark.parametrize("isolation", ["auto", "one-shot"])
+async def test_answers_are_in_the_order_of_the_calls(isolation: str) -> None:
+    async with pool_of(isolation=isolation) as pool:
+        assert await pool.run_many(script(ECHO), []) == []
+        for _ in range(3):
+            assert await pool.run_many(script(ECHO), bodies(40)) == echoes(40)
+
+
+async def test_each_call_is_judged_by_itself() -> None:
+    text = THIRD.format("null.x") + "// 3 throws"
+    quiet = "const transform = (evt) => evt.x === 3 ? null : evt"
+    async with pool_of() as pool:
+        for _ in range(2):
+            answers = await pool.run_many(script(text), bodies(30))
+            assert isinstance(answers[3], TransformError)
+            assert (answers[3].code, answers[3].line) == ("script_raised", 1)
+            assert but_third(answers) == but_third(echoes(30))
+            answers = await pool.run_many(script(quiet), bodies(30))
+            assert answers[3] is None
+            assert but_third(answers) == but_third(echoes(30))
+
+
+@pytest.mark.parametrize("way", [HANG, "for (;;) {}"])
+async def test_no_answer_waits_for_a_call_that_hangs(way: str) -> None:
+    """The others are told while it still runs."""
+    text = THIRD.format(way)
+    async with pool_of(processes=2, deadline_ms=1000) as pool:
+        await known(pool, text)
+        order: list[int] = []
+        async with aclosing(pool.answers(script(text), bodies(20))) as answers:
+            async for news in answers:
+                order += [place for place, _ in news]
+                errors = [answer.code for _, answer in news if isinstance(answer, TransformError)]
+                assert errors in ([], ["script_timed_out"])
+        assert sorted(order) == list(range(20))
+        assert order[:3] == [0, 1, 2]
+
+
+async def test_calls_that_turn_slow_are_no_hang() -> None:
+    """The child is allowed a deadline for each of them, whatever else it was given."""
+    text = """function transform(evt) {
+      if (evt.x !== 1) { const end = Date.now() + 220; while (Date.now() < end); }
+      return evt;
+    }"""
+    async with pool_of(processes=1, deadline_ms=250) as pool:
+        await known(pool, text)
+        children = {child.pid for child in pool._children}
+        slow = [f'{{"x":{number}}}' for number in range(2, 8)]
+        answers = await pool.run_many(script(text), [call(raw) for raw in slow])
+        assert [answer for answer in answers if not isinstance(answer, TransformError)] == [
+            raw.encode() for raw in slow
+        ]
+        assert {child.pid for child in pool._children} >= children
+
+
+async def test_a_call_that_crashes_its_child_is_found_among_many() -> None:
+    text = THIRD.format("const end = Date.now() + 1500; while (Date.now() < end) {}")
+    async with pool_of(processes=1, deadline_ms=5000) as pool:
+        await known(pool, text)
+        run = asyncio.create_task(pool.run_many(script(text), bodies(12)))
+        while not run.done():
+            for child in list(pool._active):
+                if child.alive and child.busy_seconds > 0.1:
+                    os.kill(child.pid, signal.SIGSEGV)
+            await asyncio.sleep(0.01)
+        answers = run.result()
+    assert isinstance(answers[3], TransformError)
+    assert answers[3].code == "script_crashed"
+    assert but_third(answers) == but_third(echoes(12))
+
+
+async def test_children_killed_at_random_cost_no_answer_of_a_run() -> None:
+    random.seed(11)
+    async with pool_of(processes=2) as pool:
+        await known(pool, ECHO)
+        runs = [asyncio.create_task(pool.run_many(script(ECHO), bodies(200))) for _ in range(20)]
+        while not all(run.done() for run in runs):
+            await asyncio.sleep(0.004)
+            if at_work := [child for child in pool._active if child.alive]:  # a dead one's number may be another's
+                os.kill(random.choice(at_work).pid, signal.SIGKILL)
+                await asyncio.sleep(0.1)
+        assert [run.result() for run in runs] == [echoes(200)] * 20
+
+
+async def test_a_run_that_is_given_up_costs_another_one_nothing() -> None:
+    text = THIRD.format("for (;;) {}")
+    async with pool_of(processes=1, deadline_ms=30_000) as pool:
+        await known(pool, text)
+        hanging = asyncio.create_task(pool.run_many(script(text), bodies(4)))
+        good = asyncio.create_task(pool.run_many(script(text), bodies(3) * 20))
+        while not any(child.busy_seconds > 0.05 for child in pool._active):
+            await asyncio.sleep(0.01)
+        hanging.cancel()
+        async with asyncio.timeout(10):
+            assert await good == echoes(3) * 20
+        assert not pool._active
+        assert not pool._line
+
+
+async def test_a_call_waits_only_so_long_for_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "QUEUE_SECONDS", 0.2)
+    async with pool_of(processes=1, deadline_ms=1500) as pool:
+        hanging = script("const transform = () => { for (;;) {} }")
+        runs = await pool.run_many(hanging, bodies(4))
+    assert isinstance(runs[0], TransformError)
+    assert any(isinstance(answer, SandboxUnavailable) and "no child was free" in str(answer) for answer in runs[1:])
+
+
+async def test_answers_of_a_pool_that_closes() -> None:
+    async with pool_of(processes=1, deadline_ms=5000) as pool:
+        run = asyncio.create_task(pool.run_many(script("const transform = () => { for (;;) {} }"), bodies(5)))
+        while not pool._active:
+            await asyncio.sleep(0.01)
+        await pool.close()
+        assert all(isinstance(answer, SandboxUnavailable) for answer in await run)
+        (late,) = await pool.run_many(script(ECHO), bodies(1))
+        assert isinstance(late, SandboxUnavailable)
+
+
+def test_a_turn_is_bounded_in_calls_and_in_bytes() -> None:
+    line, large = Line(), call("x" * (TURN_BYTES_MAX // 3))
+    small, mixed = Run(RUN, script("s"), bodies(10)), Run(RUN, script("m"), [large] * 5)
+    for run in (small, mixed):
+        line.add(Stretch(run, 0, len(run.calls)))
+    assert [stretch.size for stretch in line.take(small.script, 4)] == [4]
+    assert list(line) == [mixed.script, small.script]  # whoever had a turn comes last
+    assert [stretch.size for stretch in line.take(mixed.script, 100)] == [4]
+    assert [stretch.size for stretch in line.take(small.script, 100)] == [6]
+    assert [(stretch.start, stretch.end) for stretch in line.take(mixed.script, 100)] == [(4, 5)]
+    assert not line
+
+
+# ── the child's end of the channel ───────────────────────────────────────────────────────────────────────────────
+
+
+def requests(count: int) -> bytes:
+    parts: list[bytes] = []
+    for number in range(count):
+        add_request(parts, RUN, number, 0, None, (b"{}", None, b"{}", None))
+    return b"".join(parts)
+
+
+def whole_replies(data: bytes) -> int:
+    at = count = 0
+    while at < len(data):
+        at += LENGTH.size + struct.unpack_from(">I", data, at)[0]
+        count += 1
+    assert at == len(data)
+    return count
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[socket.socket, Channel]]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, Channel(theirs)
+
+
+def received(ours: socket.socket) -> int:
+    """How many replies can be read at this moment."""
+    ours.setblocking(False)
+    try:
+        return whole_replies(ours.recv(1 << 20))
+    except BlockingIOError:
+        return 0
+
+
+def test_answers_are_written_together_while_requests_wait(
+    ends: tuple[socket.socket, Channel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox_channel, "HELD_SECONDS_MAX", 60.0)
+    ours, channel = ends
+    ours.sendall(requests(HELD_ANSWERS_MAX + 3))
+    seen = []
+    for number in range(HELD_ANSWERS_MAX + 3):
+        assert channel.read() is not None
+        channel.answer(number, RESULT, b"{}")
+        seen.append(received(ours))
+    assert seen == [0] * (HELD_ANSWERS_MAX - 1) + [HELD_ANSWERS_MAX, 0, 0, 0]
+    ours.setblocking(True)
+    ours.shutdown(socket.SHUT_WR)
+    assert channel.read() is None  # nothing is held when it would wait
+    assert received(ours) == 3
+
+
+def test_an_answer_that_took_long_is_written_at_once(
+    ends: tuple[socket.socket, Channel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox_channel, "HELD_SECONDS_MAX", 0.0)
+    ours, channel = ends
+    ours.sendall(requests(2))
+    channel.read()
+    channel.answer(0, RESULT, b"{}")
+    assert received(ours) == 1
+
+
+def test_no_answer_is_held_while_nobody_asks(ends: tuple[socket.socket, Channel]) -> None:
+    ours, channel = ends
+    ours.sendall(requests(1))
+    channel.read()
+    channel.answer(0, RESULT, b"{}")
+    assert received(ours) == 0
+    assert channel.idle()
+    assert received(ours) == 1
+
+
+@pytest.mark.parametrize("cut", [1, 3, 4, 20, 40, 100])
+def test_requests_that_come_in_pieces_are_read_whole(ends: tuple[socket.socket, Channel], cut: int) -> None:
+    ours, channel = ends
+    data = requests(3)
+    ours.sendall(data[:cut])
+    asked = [channel.read()] if cut >= len(data) // 3 else []
+    ours.sendall(data[cut:])
+    asked += [channel.read() for _ in range(3 - len(asked))]
+    numbers = [sandbox_channel.REQUEST.unpack_from(*frame)[2] for frame in asked if frame is not None]
+    assert numbers == [0, 1, 2]
+    assert REPLY.size > LENGTH.size
+
+
+def test_a_large_request_between_small_ones(ends: tuple[socket.socket, Channel]) -> None:
+    ours, channel = ends
+    parts: list[bytes] = []
+    raw = json.dumps("x" * 150_000).encode()
+    for number, body in enumerate((b"{}", raw, b"{}")):
+        add_request(parts, RUN, number, 0, b"script", (body, b"[]", b"{}", b"{}"))
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    ours.sendall(b"".join(parts))
+    for expected, body in enumerate((b"{}", raw, b"{}")):
+        frame = channel.read()
+        assert frame is not None
+        _, _, number, _, script_bytes, raw_bytes, *_ = sandbox_channel.REQUEST.unpack_from(*frame)
+        begins = frame[1] + sandbox_channel.REQUEST.size + script_bytes
+        assert (number, bytes(frame[0][begins : begins + raw_bytes])) == (expected, body)
