@@ -13,10 +13,13 @@ from relay.stores.sqlite_file import PAGE_BYTES
 
 #: The WAL grows by so much between two checkpoints: small ones make small pauses.
 CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
-#: On a disk whose flushes are slow they are rare instead: each costs three of them.
-SLOW_CHECKPOINT_BYTES: Final = 32 * 1024 * 1024
+#: On a disk whose flushes are slow they are rare instead: each costs three of them, and whoever comes then waits.
+SLOW_CHECKPOINT_BYTES: Final = 128 * 1024 * 1024
 #: A disk is slow when each of the last small COMMITs took longer than this.
 SLOW_COMMIT_SECONDS: Final = 0.002
+#: There the next COMMIT waits for company for this part of the last ones' time, and no longer than so many seconds.
+REST_PART: Final = 0.4
+REST_SECONDS_MAX: Final = 0.004
 SMALL_BYTES: Final = 256 * 1024
 COMMITS_LOOKED_AT: Final = 16
 #: Pages that a transaction writes beside its bodies, at a guess: the last one of every table and index.
@@ -24,7 +27,7 @@ COMMIT_PAGES: Final = 6
 #: How wrong the guess may turn out to be.
 FACTOR_MAX: Final = 16.0
 #: When readers have kept the WAL from beginning anew until it has this size, the writer waits for them for a moment.
-HELD_BYTES_MAX: Final = 128 * 1024 * 1024
+HELD_BYTES_MAX: Final = 256 * 1024 * 1024
 WAIT_FOR_READERS_MS: Final = 100
 
 
@@ -38,17 +41,20 @@ class Checkpoints:
         self._grown_bytes = 0.0
         self._factor = 1.0
         self._commits: deque[float] = deque(maxlen=COMMITS_LOOKED_AT)
+        #: How long to wait for company before the next COMMIT; nothing where one is quick. Read by the event loop.
+        self.rest_seconds = 0.0
 
     def committed(self, size_bytes: int, seconds: float) -> None:
         self._grown_bytes += self._factor * (size_bytes + COMMIT_PAGES * PAGE_BYTES)
         if size_bytes <= SMALL_BYTES:
             self._commits.append(seconds)
+            quickest = min(self._commits)
+            self.rest_seconds = min(REST_PART * quickest, REST_SECONDS_MAX) if quickest > SLOW_COMMIT_SECONDS else 0.0
 
     def is_due(self) -> bool:
         if self._grown_bytes < CHECKPOINT_BYTES:
             return False
-        is_slow = min(self._commits, default=0.0) > SLOW_COMMIT_SECONDS
-        return not is_slow or self._grown_bytes >= SLOW_CHECKPOINT_BYTES
+        return not self.rest_seconds or self._grown_bytes >= SLOW_CHECKPOINT_BYTES
 
     def run(self, connection: sqlite3.Connection) -> None:
         """Waits for nobody, unless readers have held the WAL for long. Raises sqlite3.Error; the WAL keeps the rest."""

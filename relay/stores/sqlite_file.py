@@ -15,7 +15,7 @@ from relay.stores.sqlite_migrate import VERSION, migrate
 #: Marks the file as ours ("RELY").
 APPLICATION_ID: Final = 0x52454C59
 PAGE_BYTES: Final = 16_384
-WAL_BYTES_KEPT: Final = 64 * 1024 * 1024
+WAL_BYTES_KEPT: Final = 128 * 1024 * 1024
 WRITER_CACHE_KIB: Final = 16 * 1024
 BUSY_SECONDS: Final = 2.0
 #: With less free disk than this a file cannot be opened: the WAL and its index are made then.

@@ -167,8 +167,14 @@ class Writer:
         self._groups.put(group)
 
     def _answer(self, group: Sequence[Operation]) -> None:
+        """On a slow disk the next group waits a little for senders who have just been answered: else they would come
+        right behind it, and two groups of half the size take turns for ever.
+        """
         self._end(group)
-        self._hand_over()
+        if (rest_seconds := self._checkpoints.rest_seconds) and not self._closing:
+            self._loop.call_later(rest_seconds, self._hand_over)
+        else:
+            self._hand_over()
 
     def _end(self, group: Sequence[Operation]) -> None:
         self._queued -= len(group)

@@ -15,6 +15,7 @@ from relay.stores.sqlite import SqliteStore
 from relay.stores.sqlite_checkpoints import (
     CHECKPOINT_BYTES,
     COMMITS_LOOKED_AT,
+    REST_SECONDS_MAX,
     SLOW_CHECKPOINT_BYTES,
     Checkpoints,
 )
@@ -48,7 +49,7 @@ def quick() -> Checkpoints:
     return checkpoints
 
 
-def test_one_is_due_every_four_mib_and_on_a_slow_disk_every_32() -> None:
+def test_one_is_due_every_four_mib_and_on_a_slow_disk_seldom() -> None:
     checkpoints = quick()
     assert not checkpoints.is_due()
     checkpoints.committed(CHECKPOINT_BYTES, 0.0005)
@@ -61,6 +62,35 @@ def test_one_is_due_every_four_mib_and_on_a_slow_disk_every_32() -> None:
     assert slow.is_due()
     slow.committed(0, 0.0005)
     assert slow.is_due(), "one quick commit makes it a quick disk again"
+
+
+def test_only_a_slow_disk_waits_for_company_and_not_for_long() -> None:
+    checkpoints = quick()
+    assert checkpoints.rest_seconds == 0
+    for _ in range(COMMITS_LOOKED_AT):
+        checkpoints.committed(0, 0.005)
+    assert checkpoints.rest_seconds == pytest.approx(0.002)
+    for _ in range(COMMITS_LOOKED_AT):
+        checkpoints.committed(0, 5.0)
+    assert checkpoints.rest_seconds == REST_SECONDS_MAX
+    checkpoints.committed(0, 0.0005)
+    assert checkpoints.rest_seconds == 0
+
+
+async def test_on_a_slow_disk_those_who_come_again_are_committed_together(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_checkpoints, "SLOW_COMMIT_SECONDS", 0.0)  # this one is as slow as any
+    monkeypatch.setattr(sqlite_checkpoints, "REST_PART", 1e9)
+    monkeypatch.setattr(sqlite_checkpoints, "REST_SECONDS_MAX", 0.2)
+    await store.accept([delivery("first")])
+    before = store.commits
+    calls = []
+    for number in range(10):
+        calls.append(asyncio.create_task(store.accept([delivery(f"again{number}")])))
+        await asyncio.sleep(0.001)  # each in a turn of the loop of its own
+    await asyncio.gather(*calls)
+    assert store.commits - before == 1
 
 
 async def test_the_wal_is_used_again_and_again(store: SqliteStore, tmp_path: Path) -> None:
