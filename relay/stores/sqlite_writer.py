@@ -29,6 +29,8 @@ from relay.stores.sqlite_session import Session
 OPERATIONS_MAX: Final = 10_000
 GROUP_OPERATIONS_MAX: Final = 2_000
 GROUP_BYTES_MAX: Final = 16 * 1024 * 1024
+#: Smaller groups are not handed over before the one that is being written is done.
+NEXT_OPERATIONS_MIN: Final = 32
 #: How long the thread waits for work before it does what can wait.
 IDLE_SECONDS: Final = 0.05
 #: Between two looks at what waits for too long.
@@ -79,6 +81,8 @@ class Writer:
         self._watch: asyncio.TimerHandle | None = None
         self._queued = 0
         self._queued_bytes = 0
+        self._handed = 0  # groups that the thread has
+        self._group_operations = 0  # in the last of them
         self._busy = False
         self._closing = False
         self._idle = asyncio.Event()
@@ -110,6 +114,15 @@ class Writer:
             self._loop.call_soon(self._hand_over)  # at the end of this tick, with everybody who arrives in it
             if self._watch is None:
                 self._watch_wait()
+        elif self._is_worth_a_group():
+            self._loop.call_soon(self._hand_over)
+
+    def _is_worth_a_group(self) -> bool:
+        """Whether a second group may be handed over behind the one that is being written, so that the thread need not
+        wait for the loop: when it is as large. On a slow disk a larger one is worth more than an early one.
+        """
+        waits = len(self._waiting) >= max(self._group_operations, NEXT_OPERATIONS_MIN)
+        return waits and self._handed == 1 and not self._checkpoints.rest_seconds
 
     def submit(
         self,
@@ -150,27 +163,34 @@ class Writer:
         self._watch_wait()
 
     def _hand_over(self) -> None:
-        waiting, self._group_since = self._waiting, self._waiting_since
+        waiting = self._waiting
         if not waiting:
-            self._busy = False
-            self._idle.set()
+            if not self._handed:
+                self._busy = False
+                self._idle.set()
             return
-        if len(waiting) <= GROUP_OPERATIONS_MAX and self._queued_bytes <= GROUP_BYTES_MAX:
-            self._groups.put(list(waiting))
-            waiting.clear()
+        if self._handed > 1:
             return
         group: list[Operation] = []
+        if len(waiting) <= GROUP_OPERATIONS_MAX and self._queued_bytes <= GROUP_BYTES_MAX:
+            group += waiting
+            waiting.clear()
         size = 0
         while waiting and len(group) < GROUP_OPERATIONS_MAX and (size < GROUP_BYTES_MAX or not group):
             group.append(waiting.popleft())
             size += group[-1].size_bytes
+        self._handed += 1
+        self._group_since, self._group_operations = self._waiting_since, len(group)
         self._groups.put(group)
 
     def _answer(self, group: Sequence[Operation]) -> None:
         """On a slow disk the next group waits a little for senders who have just been answered: else they would come
         right behind it, and two groups of half the size take turns for ever.
         """
+        self._handed -= 1
         self._end(group)
+        if self._handed:
+            return
         if (rest_seconds := self._checkpoints.rest_seconds) and not self._closing:
             self._loop.call_later(rest_seconds, self._hand_over)
         else:
