@@ -25,6 +25,7 @@ from typing import Any, Final
 import _quickjs
 
 from relay.config import Sandbox
+from relay.ids import new_id
 from relay.models import Delivery, Request
 from relay.sandbox import Call, SandboxPool, Script
 from relay.stores.sqlite import SqliteStore
@@ -236,11 +237,12 @@ async def fill_store(path: Path, deliveries: int) -> dict[str, float]:
 
 
 def delivery() -> Delivery:
+    """With an id of ours, as the receiver makes them, in the order of time; the provider's key is random."""
     name = f"evt_{os.urandom(12).hex()}"
     request = Request(
         "POST", "/in/stripe", "", ((b"Content-Type", b"application/json"),), BODY.replace(b"ID", name.encode())
     )
-    return Delivery(name, "stripe", name, time.time_ns() // 1_000_000, request)
+    return Delivery(new_id(), "stripe", name, time.time_ns() // 1_000_000, request)
 
 
 BODY: Final = charge(2048).replace(MARK.encode(), b"ID")
