@@ -141,8 +141,14 @@ async def test_what_was_pipelined_before_the_sender_ended_is_answered_or_not_kep
     assert len(await kept(http, serving)) == statuses.count(b"200")
 
 
-async def test_who_does_not_read_answers_is_not_read_either(serving: RelayProcess, http: aiohttp.ClientSession) -> None:
-    """Twenty megabytes of requests: the relay stops reading long before, and goes on when its answers are taken."""
+async def test_who_does_not_read_answers_is_not_read_either(relay: RelayProcess) -> None:
+    """Twenty megabytes of requests: the relay stops reading long before, and goes on when its answers are taken.
+
+    In the fast lane only: aiohttp 3.14.5's own protocol, with thousands of requests pipelined on one connection and a
+    busy machine, now and then stops reading for good.
+    """
+    write_config(relay.folder, NOWHERE, sources=SOURCES)
+    serving = await relay.start()
     count, one = 2500, request(b"/in/nobody", body=b"x" * 8000)
     reader, writer = await connect(serving)
     writer.transport.set_write_buffer_limits(high=0)
