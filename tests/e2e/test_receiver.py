@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
+import hmac
 import json
 import time
 import zlib
@@ -27,6 +29,7 @@ SOURCES: dict[str, dict[str, Any]] = {
     "slack": {"provider": "slack", "secrets": [SLACK_SECRET], "transform": "plain.js"},
     "open": {"provider": "none", "transform": "plain.js", "environments_allowed": ["pr-*"]},
     "asleep": {"provider": "none", "enabled": False},
+    "xero": {"provider": "xero", "secrets": ["a webhook key"], "transform": "plain.js"},
 }
 BODY_BYTES_MAX = 64 * 1024
 
@@ -257,6 +260,39 @@ async def test_too_many_headers(serving: RelayProcess, http: aiohttp.ClientSessi
     async with http.post(f"{serving.receiver_url}/in/open", data=b"{}", headers=headers) as answer:
         assert answer.status in (400, 431)
     assert await count(http, serving) == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "code"),
+    [("pr-1", 200, None), ("main", 403, "environment_not_allowed"), ("x" * 129, 400, "environment_invalid")],
+)
+@pytest.mark.parametrize("place", ["header", "query"])
+async def test_only_environments_that_are_allowed_are_taken(
+    serving: RelayProcess, http: aiohttp.ClientSession, place: str, asked: str, status: int, code: str | None
+) -> None:
+    url, headers = f"{serving.receiver_url}/in/open", {}
+    if place == "header":
+        headers["x-inngest-env"] = asked
+    else:
+        url += f"?x-inngest-env={asked}"
+    found, answer, _ = await post(http, url, b"{}", **headers)
+    assert found == status, answer
+    if code is None:
+        assert (await stored(http, serving, answer["id"]))["environment"] == asked
+    else:
+        assert answer["error"]["code"] == code
+        assert await count(http, serving) == 0
+
+
+async def test_a_provider_that_wants_its_own_answer_gets_it(serving: RelayProcess, http: aiohttp.ClientSession) -> None:
+    """Xero wants a 200 without a body, and no body in refusals either."""
+    body = b'{"events":[{"resourceId":"1"}],"entropy":"S0m3r4Nd0mt3xt"}'
+    signature = base64.b64encode(hmac.digest(b"a webhook key", body, "sha256")).decode()
+    for sent, status in ((signature, 200), (signature[::-1], 401)):
+        headers = {"x-xero-signature": sent}
+        async with http.post(f"{serving.receiver_url}/in/xero", data=body, headers=headers) as answer:
+            assert (answer.status, await answer.read()) == (status, b"")
+    assert await count(http, serving) == 1
 
 
 async def test_slack_url_verification_is_answered_and_not_kept(
