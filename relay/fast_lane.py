@@ -35,13 +35,10 @@ FIRST_LINE: Final = re.compile(rb"POST (/in/([a-z0-9][a-z0-9._-]{0,62})(?:\?[!-~
 HEADER_LINE: Final = re.compile(rb"^([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\x00-\x08\x0a-\x1f\x7f]*)\r\n", re.MULTILINE)
 #: Headers that change how a request is read: some that the lane understands, and others.
 FRAMING: Final = (b"content-length", b"host", b"connection")
-LENGTH_DIGITS_MAX: Final = 9
-#: What Connection may say → whether the request is the last.
-CONNECTIONS: Final = {
-    **dict.fromkeys((b"keep-alive", b"Keep-Alive"), False),
-    **dict.fromkeys((b"close", b"Close"), True),
-}
 UNUSUAL: Final = frozenset((b"transfer-encoding", b"expect", b"upgrade", b"trailer", b"te"))
+LENGTH_DIGITS_MAX: Final = 9
+#: What the header Connection may say → whether the request is the last.
+IS_LAST: Final = {b"keep-alive": False, b"Keep-Alive": False, b"close": True, b"Close": True}
 
 
 @dataclass(slots=True)
@@ -90,7 +87,7 @@ def read_plain(data: bytes, headers_max: int, head_bytes_max: int) -> Plain | Un
     host, connection = named.get(b"host"), named.get(b"connection", b"keep-alive")
     if not host or not length.isdigit() or len(length) > LENGTH_DIGITS_MAX or not UNUSUAL.isdisjoint(named):
         return None
-    if connection not in CONNECTIONS or (len(named) != count and is_framed_twice(headers)):
+    if connection not in IS_LAST or (len(named) != count and is_framed_twice(headers)):
         return None
     begin = head_end + 4
     end = begin + int(length)
@@ -98,11 +95,9 @@ def read_plain(data: bytes, headers_max: int, head_bytes_max: int) -> Plain | Un
         return None
     if len(data) < end:
         return UNFINISHED
-    source, target, body = first[2].decode(), first[1].decode(), data[begin:end]
-    host_text = host.decode("utf-8", "surrogateescape")
-    return Plain(
-        source, target, host_text, headers, body, end, CONNECTIONS[connection], named if len(named) == count else None
-    )
+    source, target, last = first[2].decode(), first[1].decode(), IS_LAST[connection]
+    once = named if len(named) == count else None
+    return Plain(source, target, host.decode("utf-8", "surrogateescape"), headers, data[begin:end], end, last, once)
 
 
 def is_framed_twice(headers: RawHeaders) -> bool:
@@ -120,7 +115,7 @@ class Lane:
         take: Callable[[Plain, FastConnection], None],
         header_bytes_max: int,
         headers_max: int,
-        idle_seconds: float = 60.0,
+        idle_seconds: float,
     ) -> None:
         self.take, self.header_bytes_max, self.headers_max = take, header_bytes_max, headers_max
         self.sweeps_max = max(1, round(idle_seconds / SWEEP_SECONDS))
@@ -241,9 +236,7 @@ class FastConnection(asyncio.Protocol):
             self.held = data
             self.go_slow()
             return
-        if self.waiting is not None:
-            self.waiting.cancel()
-            self.waiting = None
+        self.stop_waiting()
         self.held = data[found.end :]
         self.answering = True
         lane.take(found, self)
@@ -292,10 +285,13 @@ class FastConnection(asyncio.Protocol):
         self.transport.set_protocol(slow)  # type: ignore[arg-type]  # it is one
         return slow
 
-    def forget(self) -> None:
+    def stop_waiting(self) -> None:
         if self.waiting is not None:
             self.waiting.cancel()
             self.waiting = None
+
+    def forget(self) -> None:
+        self.stop_waiting()
         self.lane.connections.discard(self)
         self.lane.left.set()
 

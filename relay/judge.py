@@ -155,13 +155,8 @@ class Judge:
 
     async def verify_with_keys(self, scheme: Scheme, asked: Asked) -> tuple[Verified | Rejected, dict[str, bytes]]:
         """The verdict, and the documents it needed: fetched only for a request that nothing else is wrong with."""
-        secrets, request, url, body, now_s = (
-            asked.secrets,
-            asked.request,
-            asked.url,
-            asked.body,
-            self.now_s(asked.now_ms),
-        )
+        secrets, request, url, body = asked.secrets, asked.request, asked.url, asked.body
+        now_s = self.now_s(asked.now_ms)
         verified = verify(scheme, secrets, request, url=url, body=body, now_s=now_s)
         if isinstance(verified, Verified) or verified.code != "key_unreachable":
             return verified, {}

@@ -54,8 +54,6 @@ class Receiver:
         judge: Judge,
         settings: ReceiverSettings,
         telemetry: Telemetry,
-        *,
-        idle_seconds: float = KEEPALIVE_SECONDS,
     ) -> None:
         self.store, self.sources, self.judge = store, sources, judge
         self.settings, self.telemetry = settings, telemetry
@@ -63,7 +61,7 @@ class Receiver:
         self.bodies_bytes_held = 0
         self.draining = False
         self.drained = asyncio.Event()
-        self.lane = Lane(self.take_plain, settings.header_bytes_max, settings.headers_max, idle_seconds)
+        self.lane = Lane(self.take_plain, settings.header_bytes_max, settings.headers_max, KEEPALIVE_SECONDS)
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[self.receive_unrouted])
