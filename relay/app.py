@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Final
@@ -26,6 +26,7 @@ from relay.connection import PublicRunner, find_room, raise_files_limit
 from relay.console import operator_app
 from relay.console_rejected import add_rejected
 from relay.dev_sink import DevSink, TerminalSink
+from relay.errors import StoreUnavailable
 from relay.forwarder import Forwarder
 from relay.inngest import InngestSink, Sink
 from relay.judge import Judge
@@ -71,7 +72,8 @@ async def run_relay(config: Config, *, telemetry: Telemetry, dev: bool = False) 
         stack.push_async_callback(pool.close)
         await pool.start()
         await check_scripts(config, sources, pool)  # before anything is made on disk
-        store = await open_store(config)
+        own_process = has_own_process(config.store.writer)
+        store = await open_store(config, own_process=own_process, on_lost=stopping.give_up)
         stack.push_async_callback(store.close)
         pen = open_pen(config, telemetry)
         stack.push_async_callback(pen.close)
@@ -87,6 +89,8 @@ async def run_relay(config: Config, *, telemetry: Telemetry, dev: bool = False) 
                 await sink.answers()  # says at once where events go
         await stopping.event.wait()
         await relay.stop()
+        if stopping.reason:
+            raise StoreUnavailable(stopping.reason)
     telemetry.log("relay.stopped")
     return 0
 
@@ -234,7 +238,19 @@ class Relay:
         await self.operator_listener.cleanup()
 
 
-async def open_store(config: Config, *, read_only: bool = False) -> SqliteStore:
+def has_own_process(writer: str) -> bool:
+    """Whether the store writes in a process of its own. With one core it would only cost more."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return writer == "process" or (writer == "auto" and cores > 1)
+
+
+async def open_store(
+    config: Config,
+    *,
+    read_only: bool = False,
+    own_process: bool = False,
+    on_lost: Callable[[str], None] = lambda reason: None,
+) -> SqliteStore:
     return await SqliteStore.open(
         config.store_path,
         clock_ms=now_ms,
@@ -243,6 +259,8 @@ async def open_store(config: Config, *, read_only: bool = False) -> SqliteStore:
         queue_bytes_max=config.store.queue_bytes_max,
         wait_seconds_max=config.store.wait_seconds_max,
         read_only=read_only,
+        own_process=own_process,
+        on_lost=on_lost,
     )
 
 

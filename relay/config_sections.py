@@ -69,6 +69,7 @@ class StoreSettings(Section):
     disk_free_bytes_min: Annotated[int, Field(ge=0, le=1024 * 1024 * MIB)] = 4 * MIB
     queue_bytes_max: Annotated[int, Field(ge=MIB, le=16 * 1024 * MIB)] = 64 * MIB
     wait_seconds_max: Annotated[float, Field(ge=0.1, le=60)] = 2.0
+    writer: Literal["auto", "thread", "process"] = "auto"
 
     @field_validator("url")
     @classmethod

@@ -23,16 +23,24 @@ DAY_MS: Final = 24 * 3600 * 1000
 
 
 class Stopping:
-    """Set by SIGTERM or SIGINT. Another SIGTERM changes nothing, to the very end; Ctrl-C once more ends at once."""
+    """Set by SIGTERM or SIGINT. Another SIGTERM changes nothing, to the very end; Ctrl-C once more ends at once.
+
+    `reason` is set when the relay cannot go on.
+    """
 
     def __init__(self) -> None:
         self.event = asyncio.Event()
+        self.reason = ""
 
     def listen(self) -> None:
         loop = asyncio.get_running_loop()
         # Not through the loop, which gives the signal its deadly meaning back when it is closed.
         signal.signal(signal.SIGTERM, lambda *_: loop.call_soon_threadsafe(self.stop))
         loop.add_signal_handler(signal.SIGINT, self.interrupt)
+
+    def give_up(self, reason: str) -> None:
+        self.reason = reason
+        self.stop()
 
     def stop(self) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -24,13 +23,14 @@ from relay.models import ReplayResult
 from relay.stores import sqlite_replay, sqlite_transitions
 from relay.stores.sqlite_deliveries import SqliteDeliveries
 from relay.stores.sqlite_events import SqliteEvents
-from relay.stores.sqlite_file import open_writer, take_ownership, unopenable
+from relay.stores.sqlite_file import take_ownership
 from relay.stores.sqlite_marks import read_books
+from relay.stores.sqlite_process import CommitterProcess
 from relay.stores.sqlite_queries import SqliteQueries
 from relay.stores.sqlite_reads import ROW_BYTES, Reader
 from relay.stores.sqlite_records import find_prunable
 from relay.stores.sqlite_secrets import SqliteSecrets, read_all_secrets
-from relay.stores.sqlite_session import Session
+from relay.stores.sqlite_thread import CommitterThread
 from relay.stores.sqlite_values import DELIVERY_STATES, EVENT_STATES
 from relay.stores.sqlite_writer import Writer
 
@@ -56,8 +56,14 @@ class SqliteStore(SqliteDeliveries, SqliteEvents, SqliteQueries, SqliteSecrets):
         queue_bytes_max: int,
         wait_seconds_max: float = WAIT_SECONDS_MAX,
         read_only: bool = False,
+        own_process: bool = False,
+        on_lost: Callable[[str], None] = lambda reason: None,
     ) -> SqliteStore:
         """Own the file, or with `read_only` look at it beside its owner: then every write raises StoreUnavailable.
+
+        `own_process`: what is written is written by a process of its own (on the main thread only), which pays with
+        two cores. `on_lost` is called once, with a sentence, when that process has ended: then nothing can be written
+        any more, and what was being written may be on the disk or not, which the next opening finds out.
 
         Raises ConfigError when another process owns the file, or it is newer than this program or none of ours.
         """
@@ -72,19 +78,20 @@ class SqliteStore(SqliteDeliveries, SqliteEvents, SqliteQueries, SqliteSecrets):
                 return cls(path, clock_ms, books, writer=None, claims=claims, people=people, first_claim=1)
             lock = await asyncio.to_thread(take_ownership, path)
             undo.callback(os.close, lock)
-            session, opens = await asyncio.to_thread(open_owned, path, dedupe_hours * HOUR_MS)
-            undo.callback(session.connection.close)
+            window_ms = dedupe_hours * HOUR_MS
+            committing: CommitterThread | CommitterProcess
+            if own_process:
+                committing = await CommitterProcess.open(path, window_ms, disk_free_bytes_min, lock)
+            else:
+                committing = await CommitterThread.open(path, window_ms, disk_free_bytes_min)
+            undo.push_async_callback(committing.close)
             books = await claims.read(partial(read_books, now_ms=clock_ms()))
             books.secrets = await claims.read(read_all_secrets)
             writer = Writer(
-                path,
-                session,
-                disk_free_bytes_min=disk_free_bytes_min,
-                queue_bytes_max=queue_bytes_max,
-                wait_seconds_max=wait_seconds_max,
+                committing, queue_bytes_max=queue_bytes_max, wait_seconds_max=wait_seconds_max, on_lost=on_lost
             )
             undo.pop_all()
-        first_claim = opens << 40  # a claim of an earlier opening is never taken for one of this
+        first_claim = committing.opens << 40  # a claim of an earlier opening is never taken for one of this
         store = cls(path, clock_ms, books, writer=writer, claims=claims, people=people, first_claim=first_claim)
         store._lock = lock
         return store
@@ -148,17 +155,3 @@ class SqliteStore(SqliteDeliveries, SqliteEvents, SqliteQueries, SqliteSecrets):
             await self._writer.close()  # last: only a connection that can write removes the WAL
         if self._lock is not None:
             os.close(self._lock)
-
-
-def open_owned(path: Path, window_ms: int) -> tuple[Session, int]:
-    """The writer's connection with what it knows, and how often the file has been opened so far."""
-    try:
-        connection = open_writer(path)
-        try:
-            opens = connection.execute("UPDATE meta SET opens = opens + 1 RETURNING opens").fetchone()[0]
-            return Session(connection, window_ms), int(opens)
-        except BaseException:
-            connection.close()
-            raise
-    except sqlite3.Error as error:
-        raise unopenable(error, path) from error

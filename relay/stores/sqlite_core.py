@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -107,7 +108,7 @@ class SqliteCore:
         if not (sources or lanes):
             return None
         try:
-            written = writer.submit(lambda session: write_marks(session, sources, lanes))
+            written = writer.submit(partial(write_marks, sources=sources, lanes=lanes))
         except StoreUnavailable:
             return None
         written.add_done_callback(lambda done: done.cancelled() or done.exception())  # the next time will do

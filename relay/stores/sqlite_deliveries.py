@@ -37,8 +37,8 @@ class SqliteDeliveries(SqliteCore):
         except StoreUnavailable as error:
             asyncio.get_running_loop().call_soon(answer, error)
 
-    def _accepted(self, operation: Accepting) -> None:
-        for seq, delivery in zip(operation.seqs, operation.deliveries, strict=True):
+    def _accepted(self, deliveries: Sequence[Delivery], seqs: Sequence[int]) -> None:
+        for seq, delivery in zip(seqs, deliveries, strict=True):
             if seq:
                 feed = self._books.sources.get(delivery.source) or self._books.source(delivery.source)
                 if delivery.generation:
@@ -200,7 +200,7 @@ class SqliteDeliveries(SqliteCore):
         self._delivery_leases.end(lease)
         lease.feed.open -= 1
         self._settled()
-        if operation.failure is not None:
+        if operation.job.failure is not None:
             self._books.ended_deliveries[DEAD] += 1
             return
         self._books.ended_deliveries[PROCESSED if operation.events else FILTERED] += 1
@@ -209,7 +209,7 @@ class SqliteDeliveries(SqliteCore):
             event = events[position]
             lane = self._books.lanes.get(number) or self._books.lane(number, event.destination, event.environment)
             ref = make_ref(delivery.id, delivery.generation, position)
-            opened = OpenEvent(ref, event.id, event.json, operation.now_ms, delivery.source)
+            opened = OpenEvent(ref, event.id, event.json, operation.job.now_ms, delivery.source)
             lane.add(seq, len(event.json) + ROW_BYTES, opened)
             self._lane_changed(lane)
 

@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import sqlite3
+import time
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,8 @@ PAGE_BYTES: Final = 16_384
 WAL_BYTES_KEPT: Final = 128 * 1024 * 1024
 WRITER_CACHE_KIB: Final = 16 * 1024
 BUSY_SECONDS: Final = 2.0
+#: How long the writer of a relay that was killed may go on: until the disk has what it was writing.
+DEAD_OWNER_SECONDS: Final = 10.0
 #: With less free disk than this a file cannot be opened: the WAL and its index are made then.
 OPENING_BYTES: Final = 256 * 1024
 
@@ -88,7 +91,8 @@ def identity(path: Path | str) -> tuple[int, int] | None:
 def take_ownership(path: Path) -> int:
     """Make folder and file, private to this user, and lock `<path>.lock`. Returns the lock's descriptor.
 
-    The kernel frees the lock when the process ends, however it ends. Raises ConfigError when another holds it.
+    The kernel frees the lock when the process ends, however it ends, and its writer with it, which may take a moment.
+    Raises ConfigError when another holds it.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -96,19 +100,50 @@ def take_ownership(path: Path) -> int:
     except OSError as error:
         raise ConfigError(f"the store {path} cannot be made: {error.strerror}", key="store.url") from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(lock)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         _write_pid(lock)
     except BlockingIOError:
-        owner = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        owner = _read_pid(lock) or "unknown"
         os.close(lock)
         raise ConfigError(
-            f"another relay process (pid {owner}) uses {path}: use its operator listener, or stop it", key="store.url"
+            f"another relay process (pid {owner}) uses {path}: use its operator listener, or stop it",
+            key="store.url",
         ) from None
     except OSError as error:
         os.close(lock)
         raise ConfigError(f"the store {path} cannot be opened: {error.strerror}", key="store.url") from error
     return lock
+
+
+def _lock(lock: int) -> None:
+    """Raises BlockingIOError while another relay runs, at once, or when a dead one's writer does not end in time."""
+    until_s = time.monotonic() + DEAD_OWNER_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if _is_alive(_read_pid(lock)) or time.monotonic() > until_s:
+                raise
+        time.sleep(0.01)
+
+
+def _is_alive(pid: int | None) -> bool:
+    if pid is None:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # somebody else's
+    return True
+
+
+def _read_pid(lock: int) -> int | None:
+    found = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
+    return int(found) if found.isdigit() and len(found) < 20 else None
 
 
 def _write_pid(lock: int) -> None:

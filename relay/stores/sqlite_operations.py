@@ -1,7 +1,7 @@
-"""What waits for the writer. Accepting, finishing and settling come in masses: each kind is run for many at once.
+"""What waits for the writer: a job, and who is to be told of its end. Accepting, finishing and settling come in masses.
 
-The writer's thread fills in results and `error`. `ended` is called once on the event loop, after the COMMIT or the
-refusal, even if nobody waits any more: it tells the books (`apply`, of what was committed) and then the caller.
+`ended` is called once on the event loop, after the COMMIT or the refusal, even if nobody waits any more: it tells the
+books (`apply`, of what was committed) and then the caller.
 """
 
 from __future__ import annotations
@@ -14,6 +14,17 @@ from relay.errors import StoreUnavailable, TransformError
 from relay.models import Accepted, ClaimedDelivery, Delivery, Event, Finished, Settlement
 from relay.stores.sqlite_feeds import OpenEvent
 from relay.stores.sqlite_file import unavailable
+from relay.stores.sqlite_jobs import (
+    Accept,
+    AcceptResult,
+    Failed,
+    Finish,
+    FinishResult,
+    Job,
+    Result,
+    Run,
+    Settle,
+)
 from relay.stores.sqlite_leases import Lease
 from relay.stores.sqlite_session import Session
 
@@ -21,66 +32,74 @@ T = TypeVar("T")
 
 
 class Operation:
-    """`grows` marks what is refused while the disk is nearly full or the writer is late."""
+    """`job` is what the writer is told to do. `grows` marks what is refused while the disk is nearly full or the writer
+    is late.
+    """
 
-    __slots__ = ("error", "size_bytes")
-    grows = False
+    __slots__ = ("error", "job")
+    job: Job
     error: Exception | None
-    size_bytes: int
 
-    def ended(self) -> None:
+    @property
+    def size_bytes(self) -> int:
+        return self.job.size_bytes
+
+    @property
+    def grows(self) -> bool:
+        return self.job.grows
+
+    def ended(self, result: Result) -> None:
+        """The writer's answer, or what it would have answered."""
+        self.error = result.error if isinstance(result, Failed) else None
+        self.told(result)
+
+    def told(self, result: Any) -> None:
+        """What the job gave, when there is no `error`."""
         raise NotImplementedError
 
 
 class Accepting(Operation):
-    """Deliveries that are stored all or none. `answers` and `seqs` (0: a duplicate) are in their order.
+    """Deliveries that are stored all or none. The caller is told by `answer`, of the one delivery, or else by `future`.
 
-    The caller is told by `answer`, of the one delivery, or else by `future`.
+    `apply` is given the deliveries and their seqs, 0 for a duplicate.
     """
 
-    __slots__ = ("answer", "answers", "apply", "deliveries", "future", "seqs")
-    grows = True
+    __slots__ = ("answer", "apply", "future")
+    job: Accept
 
     def __init__(
         self,
-        deliveries: Sequence[Delivery],
+        deliveries: tuple[Delivery, ...],
         size_bytes: int,
-        apply: Callable[[Accepting], None],
+        apply: Callable[[Sequence[Delivery], Sequence[int]], None],
         answer: Callable[[Accepted | StoreUnavailable], None] | None = None,
         future: asyncio.Future[list[Accepted]] | None = None,
     ) -> None:
-        self.deliveries, self.size_bytes, self.apply = deliveries, size_bytes, apply
-        self.answer, self.future, self.error = answer, future, None
-        self.answers: list[Accepted] = []
-        self.seqs: list[int] = []
+        self.job = Accept(deliveries, size_bytes)
+        self.answer, self.future, self.apply, self.error = answer, future, apply, None
 
-    def ended(self) -> None:
-        tell_books(self, self.apply)
-        error = self.error
+    def told(self, result: AcceptResult) -> None:
+        deliveries = self.job.deliveries
+        if self.error is None:
+            tell_books(self, self.apply, deliveries, result.seqs)
+        error, answers = self.error, list[Accepted]()
+        if error is None:
+            pairs = zip(deliveries, result.earlier, strict=True)
+            answers = [Accepted(first or delivery.id, first is not None) for delivery, first in pairs]
         if self.answer is not None:
-            self.answer(self.answers[0] if error is None else unavailable(error))
+            self.answer(answers[0] if error is None else unavailable(error))
         elif self.future is not None:
-            tell_future(self.future, self.answers, error)
+            tell_future(self.future, answers, error)
 
 
 class Finishing(Operation):
     """A held delivery becomes processed, filtered (no events) or, with `failure`, dead.
 
-    `stored` are the new events as (seq, lane's number, place among `events`), `duplicates` the ids that were known.
+    `apply` is told also of what was refused. `result` stays None then.
     """
 
-    __slots__ = (
-        "answers",
-        "apply",
-        "claim",
-        "duplicates",
-        "events",
-        "failure",
-        "lease",
-        "now_ms",
-        "result",
-        "stored",
-    )
+    __slots__ = ("answers", "apply", "claim", "events", "lease", "result", "stored")
+    job: Finish
 
     def __init__(
         self,
@@ -91,15 +110,27 @@ class Finishing(Operation):
         apply: Callable[[Finishing], None],
         answers: Answers,
     ) -> None:
-        self.lease, self.now_ms, self.size_bytes, self.apply, self.answers = lease, now_ms, size_bytes, apply, answers
-        self.claim, self.events, self.failure = end
-        self.error = None
-        self.stored: list[tuple[int, int, int]] = []
-        self.duplicates: list[str] = []
+        self.claim, self.events, failure = end
+        delivery = self.claim.delivery
+        self.job = Finish(
+            lease.seq,
+            delivery.generation,
+            delivery.received_ms,
+            len(delivery.request.body),
+            now_ms,
+            self.events,
+            None if failure is None else (failure.code, failure.message),
+            size_bytes,
+        )
+        self.lease, self.apply, self.answers, self.error = lease, apply, answers, None
+        self.stored: Sequence[tuple[int, int, int]] = ()
         self.result: Finished | None = None
 
-    def ended(self) -> None:
-        tell_books(self, self.apply, even_refused=True)
+    def told(self, result: FinishResult) -> None:
+        if self.error is None:
+            self.stored = result.stored
+            self.result = Finished(len(result.stored), tuple(result.duplicates))
+        tell_books(self, self.apply, self)
         self.answers.told(self.error)
 
 
@@ -121,30 +152,28 @@ class Answers:
 
 
 class Settling(Operation):
-    """How held events end their attempts."""
+    """How held events end their attempts. `apply` is told also of what was refused."""
 
-    __slots__ = ("apply", "future", "held", "now_ms")
+    __slots__ = ("apply", "future", "held")
 
     def __init__(
         self,
         held: Sequence[tuple[Lease[OpenEvent], Settlement]],
-        now_ms: int,
-        size_bytes: int,
+        job: Settle,
         apply: Callable[[Settling], None],
         future: asyncio.Future[None],
     ) -> None:
-        self.held, self.now_ms, self.size_bytes, self.apply, self.future = held, now_ms, size_bytes, apply, future
-        self.error = None
+        self.held, self.job, self.apply, self.future, self.error = held, job, apply, future, None
 
-    def ended(self) -> None:
-        tell_books(self, self.apply, even_refused=True)
+    def told(self, result: object) -> None:
+        tell_books(self, self.apply, self)
         tell_future(self.future, None, self.error)
 
 
 class Call(Operation, Generic[T]):
     """Everything else, one by one: `run` in the transaction, `apply` with its result."""
 
-    __slots__ = ("apply", "future", "grows", "result", "run")
+    __slots__ = ("apply", "future")
 
     def __init__(
         self,
@@ -154,24 +183,19 @@ class Call(Operation, Generic[T]):
         size_bytes: int,
         grows: bool,
     ) -> None:
-        self.run, self.apply, self.future, self.size_bytes, self.grows = run, apply, future, size_bytes, grows
-        self.error = None
-        self.result: Any = None
+        self.job, self.apply, self.future, self.error = Run(run, size_bytes, grows), apply, future, None
 
-    def ended(self) -> None:
-        tell_books(self, lambda operation: self.apply(operation.result))
-        tell_future(self.future, self.result, self.error)
-
-
-Op = TypeVar("Op", bound=Operation)
+    def told(self, result: Any) -> None:
+        given: Any = result if self.error else result.result
+        if self.error is None:
+            tell_books(self, self.apply, given)
+        tell_future(self.future, given, self.error)
 
 
-def tell_books(operation: Op, apply: Callable[[Op], None], *, even_refused: bool = False) -> None:
+def tell_books(operation: Operation, apply: Callable[..., None], *what: object) -> None:
     """A surprise there must not keep the caller from an answer, nor the others of the group from theirs."""
-    if operation.error is not None and not even_refused:
-        return
     try:
-        apply(operation)
+        apply(*what)
     except Exception as error:  # noqa: BLE001  it is the operation's error now
         operation.error = operation.error or error
 

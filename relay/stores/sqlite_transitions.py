@@ -16,10 +16,10 @@ from functools import cache
 from itertools import chain
 from typing import Any, Final
 
-from relay.models import Accepted, Delivery, DeliveryState, Event, EventState, Finished, Settlement
+from relay.models import Delivery, DeliveryState, Event, EventState, Settlement
 from relay.stores.sqlite_feeds import OpenEvent
+from relay.stores.sqlite_jobs import Accept, AcceptResult, Finish, FinishResult, Settle, SettleResult
 from relay.stores.sqlite_leases import Lease
-from relay.stores.sqlite_operations import Accepting, Finishing, Settling
 from relay.stores.sqlite_session import Session
 from relay.stores.sqlite_values import (
     DELIVERY_STATES,
@@ -86,7 +86,7 @@ def insertion(table: tuple[str, int, str], rows: int) -> str:
     return before + ", ".join([row] * rows) + after
 
 
-def insert(session: Session, table: tuple[str, int, str], rows: Sequence[tuple[Any, ...]], size_bytes: int = 0) -> None:
+def insert(session: Session, table: tuple[str, int, str], rows: Sequence[Sequence[Any]], size_bytes: int = 0) -> None:
     """`size_bytes` is what all of the rows hold together, where that may be much."""
     most = ROWS_MAX if size_bytes <= ROWS_BYTES_MAX else 1
     start, left = 0, len(rows)
@@ -97,33 +97,35 @@ def insert(session: Session, table: tuple[str, int, str], rows: Sequence[tuple[A
         left -= count
 
 
-def accept(session: Session, operations: Iterable[Accepting]) -> None:
+def accept(session: Session, jobs: Sequence[Accept]) -> list[AcceptResult]:
     """Those whose key is new are stored; the others answer the id of the first one."""
     rows: list[tuple[Any, ...]] = []
+    results: list[AcceptResult] = []
     seq = session.next_delivery
     size_bytes = 0
-    for operation in operations:
-        size_bytes += operation.size_bytes
-        operation.answers, operation.seqs = answers, seqs = [], []
-        for delivery in operation.deliveries:
+    for job in jobs:
+        size_bytes += job.size_bytes
+        result = AcceptResult([], [])
+        results.append(result)
+        for delivery in job.deliveries:
             earlier = None if delivery.key is None else _first_of_key(session, delivery, delivery.key, seq, rows)
+            result.earlier.append(earlier)
             if earlier is None:
                 rows.append(_delivery_row(seq, delivery))
-                answers.append(Accepted(delivery.id, False))
-                seqs.append(seq)
+                result.seqs.append(seq)
                 seq += 1
             else:
-                answers.append(Accepted(earlier, True))
-                seqs.append(0)
+                result.seqs.append(0)
     session.next_delivery = seq
     insert(session, DELIVERIES, rows, size_bytes)
-    _receive_again(session, operations)
+    _receive_again(session, jobs, results)
+    return results
 
 
-def _receive_again(session: Session, operations: Iterable[Accepting]) -> None:
+def _receive_again(session: Session, jobs: Sequence[Accept], results: Sequence[AcceptResult]) -> None:
     """A delivery that comes in a later generation has a row from the start."""
-    for operation in operations:
-        for seq, delivery in zip(operation.seqs, operation.deliveries, strict=True):
+    for job, result in zip(jobs, results, strict=True):
+        for seq, delivery in zip(result.seqs, job.deliveries, strict=True):
             if delivery.generation and seq:
                 body_bytes = len(delivery.request.body)
                 session.execute(RECEIVED_AGAIN, (seq, delivery.received_ms, body_bytes, delivery.generation))
@@ -170,38 +172,39 @@ def _delivery_row(seq: int, delivery: Delivery) -> tuple[Any, ...]:
     )
 
 
-def finish(session: Session, operations: Iterable[Finishing]) -> None:
+def finish(session: Session, jobs: Sequence[Finish]) -> list[FinishResult]:
     """Each delivery processed, filtered or dead, and its new events pending."""
     events: list[tuple[Any, ...]] = []
     states: list[tuple[Any, ...]] = []
+    results: list[FinishResult] = []
     size_bytes = 0
-    for operation in operations:
-        size_bytes += operation.size_bytes
-        operation.stored, operation.duplicates = [], []
-        if operation.failure is None:
-            _finish_one(session, operation, events)
-        operation.result = Finished(len(operation.stored), tuple(operation.duplicates))
-        states.append(_delivery_state_row(operation))
+    for job in jobs:
+        size_bytes += job.size_bytes
+        result = FinishResult([], [])
+        results.append(result)
+        if job.failure is None:
+            _finish_one(session, job, result, events)
+        states.append(_delivery_state_row(job, result))
     session.next_event += len(events)
     insert(session, EVENTS, events, size_bytes)
     insert(session, DELIVERY_STATES_ROWS, states)
+    return results
 
 
-def _finish_one(session: Session, operation: Finishing, rows: list[tuple[Any, ...]]) -> None:
-    now_ms, ids = operation.now_ms, session.ids
-    delivery_seq, generation = operation.lease.seq, operation.claim.delivery.generation
+def _finish_one(session: Session, job: Finish, result: FinishResult, rows: list[tuple[Any, ...]]) -> None:
+    now_ms, ids = job.now_ms, session.ids
     seen_after_ms = now_ms - session.window_ms
-    for position, event in enumerate(operation.events):
+    for position, event in enumerate(job.events):
         digest = event_hash(event.destination, event.environment, event.id)
         first_ms = ids.find(digest)
         if first_ms is not None and first_ms > seen_after_ms:
-            operation.duplicates.append(event.id)
+            result.duplicates.append(event.id)
             continue
         ids.add(digest, now_ms)
         seq = session.next_event + len(rows)
         lane = session.lane(event.destination, event.environment)
-        rows.append(event_row(seq, lane, (delivery_seq, generation, position), event, now_ms))
-        operation.stored.append((seq, lane, position))
+        rows.append(event_row(seq, lane, (job.seq, job.generation, position), event, now_ms))
+        result.stored.append((seq, lane, position))
 
 
 def event_row(seq: int, lane: int, place: tuple[int, int, int], event: Event, now_ms: int) -> tuple[Any, ...]:
@@ -209,34 +212,32 @@ def event_row(seq: int, lane: int, place: tuple[int, int, int], event: Event, no
     return (seq, *place, lane, event.ts, now_ms, bound(event.id), bound(event.name), event.json)
 
 
-def _delivery_state_row(operation: Finishing) -> tuple[Any, ...]:
-    delivery, failure, duplicates = operation.claim.delivery, operation.failure, operation.duplicates
-    if failure is None:
-        state, code, message = PROCESSED if operation.events else FILTERED, None, None
+def _delivery_state_row(job: Finish, result: FinishResult) -> tuple[Any, ...]:
+    if job.failure is None:
+        state, code, message = PROCESSED if job.events else FILTERED, None, None
     else:
-        state, code, message = DEAD, bound(failure.code), shortened(failure.message)
+        state, code, message = DEAD, bound(job.failure[0]), shortened(job.failure[1])
     return (
-        operation.lease.seq,
+        job.seq,
         state,
-        delivery.received_ms,
-        len(delivery.request.body),
-        operation.now_ms,
-        len(operation.stored),
-        json.dumps(duplicates[:DUPLICATES_MAX]) if duplicates else None,
+        job.received_ms,
+        job.body_bytes,
+        job.now_ms,
+        len(result.stored),
+        json.dumps(result.duplicates[:DUPLICATES_MAX]) if result.duplicates else None,
         code,
         message,
     )
 
 
-def settle(session: Session, operations: Iterable[Settling]) -> None:
+def settle(session: Session, jobs: Sequence[Settle]) -> list[SettleResult]:
     """Each event takes its state, or the time of its next try."""
-    rows: list[tuple[Any, ...]] = []
-    for operation in operations:
-        rows += [_event_state_row(lease, each, operation.now_ms) for lease, each in operation.held]
-    insert(session, EVENT_STATE_ROWS, rows)
+    insert(session, EVENT_STATE_ROWS, list(chain.from_iterable([job.rows for job in jobs])))
+    return [SettleResult()] * len(jobs)
 
 
-def _event_state_row(lease: Lease[OpenEvent], settlement: Settlement, now_ms: int) -> tuple[Any, ...]:
+def event_state_row(lease: Lease[OpenEvent], settlement: Settlement, now_ms: int) -> tuple[Any, ...]:
+    """As `settle` wants it."""
     assert lease.thing is not None, "a pinned lease has not ended"
     state = EVENT_STATE_NUMBERS[settlement.state]
     return (

@@ -19,7 +19,7 @@ import relay.app
 from relay.cli import main
 from relay.forwarder import Forwarder
 from relay.pipeline import Pipeline
-from relay.stores import sqlite, sqlite_file
+from relay.stores import sqlite_committer, sqlite_file
 
 
 class RestingPipeline(Pipeline):
@@ -44,7 +44,7 @@ def count_rows() -> None:
         made.write_text(str(sum(connection.total_changes for connection in opened)))
         made.rename("rows")
 
-    vars(sqlite)["open_writer"] = open_and_keep
+    vars(sqlite_committer)["open_writer"] = open_and_keep
     signal.signal(signal.SIGUSR1, tell)
 
 

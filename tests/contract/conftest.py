@@ -17,13 +17,14 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", "sqlite, own process"])
 async def open_store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> AsyncIterator[OpenStore]:
     """Opens this test's store; closes at the end what the test left open."""
     opened: list[CountingStore] = []
 
     async def open_it(**settings: Any) -> CountingStore:
         settings = {"dedupe_hours": 24, "disk_free_bytes_min": 0, "queue_bytes_max": 64 << 20, **settings}
+        settings["own_process"] = "process" in request.param
         store = await SqliteStore.open(tmp_path / "data" / "relay.db", clock_ms=clock, **settings)
         opened.append(store)
         return store

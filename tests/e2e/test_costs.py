@@ -14,7 +14,7 @@ import struct
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -95,18 +95,19 @@ async def test_transactions_up_to_the_ack(
 
 
 @contextmanager
-def counted_syscalls(pid: int, report: Path) -> Iterator[Counter[str]]:
-    """What the process and its threads call, by name; complete when the block is left. Skips without strace."""
+def counted_syscalls(pids: Sequence[int], report: Path) -> Iterator[Counter[str]]:
+    """What the processes and their threads call, by name; complete when the block is left. Skips without strace."""
     program = shutil.which("strace")
     if program is None:
         give_up("strace is not installed")
-    command = [str(program), "-f", "-c", "-o", str(report), "-p", str(pid)]
+    command = [str(program), "-f", "-c", "-o", str(report), *(f"-p{pid}" for pid in pids)]
     found: Counter[str] = Counter()
     with subprocess.Popen(command, stderr=subprocess.PIPE) as tracer:
         assert tracer.stderr is not None
-        first = tracer.stderr.readline().decode()
-        if "attached" not in first:
-            give_up(f"strace cannot attach here: {first.strip()}")
+        for _ in pids:
+            first = tracer.stderr.readline().decode()
+            if "attached" not in first:
+                give_up(f"strace cannot attach here: {first.strip()}")
         yield found
         tracer.send_signal(signal.SIGINT)
         tracer.communicate(timeout=30)
@@ -122,14 +123,16 @@ def give_up(reason: str) -> None:
     pytest.skip(reason)
 
 
+@pytest.mark.parametrize("writer", ["thread", "process"])
 async def test_syscalls_and_fsyncs_up_to_the_ack(
-    resting: RelayProcess, http: aiohttp.ClientSession, inngest: FakeInngest
+    resting: RelayProcess, http: aiohttp.ClientSession, inngest: FakeInngest, writer: str
 ) -> None:
-    write_config(resting.folder, inngest.url)
+    write_config(resting.folder, inngest.url, store={"writer": writer})
     await resting.start()
     assert resting.process is not None
+    pids = [resting.process.pid, *([resting.writer_pid()] if writer == "process" else [])]
     await send(http, resting.receiver_url, CONNECTIONS)  # the connections are made
-    with counted_syscalls(resting.process.pid, resting.folder / "strace") as calls:
+    with counted_syscalls(pids, resting.folder / "strace") as calls:
         await send(http, resting.receiver_url)
     fsyncs = calls["fsync"] + calls["fdatasync"]
     assert WEBHOOKS / CONNECTIONS <= fsyncs <= FSYNCS_MAX, calls
@@ -154,7 +157,7 @@ async def test_rows_written_through_to_inngest(
     tmp_path: Path, http: aiohttp.ClientSession, inngest: FakeInngest
 ) -> None:
     with bench_relay(tmp_path, "--count-rows") as relay:
-        write_config(relay.folder, inngest.url)
+        write_config(relay.folder, inngest.url, store={"writer": "thread"})  # whose connections can be asked
         await relay.start()
         before = await rows_written(relay)
         await send(http, relay.receiver_url)

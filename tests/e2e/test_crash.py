@@ -81,9 +81,10 @@ class Senders:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("writer", ["thread", "process"])
 @pytest.mark.parametrize("sink", ["quick", "slow and failing", "failing in every way"])
 async def test_nothing_acknowledged_is_lost(
-    relay: RelayProcess, http: aiohttp.ClientSession, inngest: FakeInngest, sink: str
+    relay: RelayProcess, http: aiohttp.ClientSession, inngest: FakeInngest, sink: str, writer: str
 ) -> None:
     """Given senders at concurrency, when the relay is killed at random moments and started again, then every
     acknowledged webhook's events arrive, no event id arrives with two contents, and repeats are only batches that
@@ -92,7 +93,7 @@ async def test_nothing_acknowledged_is_lost(
     poison = set(POISON) if sink == "failing in every way" else set[str]()
     if sink != "quick":
         inngest.set_mode(Mode(refuse=POISON) if poison else Mode(slow=0.05))
-    write_config(relay.folder, inngest.url, scripts={"plain.js": SCRIPT})
+    write_config(relay.folder, inngest.url, scripts={"plain.js": SCRIPT}, store={"writer": writer})
     await relay.start()
     senders = Senders(f"{relay.receiver_url}/in/github", http)
     sending = asyncio.create_task(senders.run())

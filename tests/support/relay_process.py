@@ -110,6 +110,17 @@ class RelayProcess:
                 lines.append(parsed)
         return lines
 
+    def writer_pids(self) -> list[int]:
+        """The process that writes the store, when there is one. Linux only."""
+        assert self.process is not None
+        tasks = Path(f"/proc/{self.process.pid}/task")
+        children = [int(pid) for each in tasks.glob("*/children") for pid in each.read_text().split()]
+        return [pid for pid in children if b"sqlite_process_child" in command_of(pid)]
+
+    def writer_pid(self) -> int:
+        (pid,) = self.writer_pids()
+        return pid
+
     def kill(self) -> None:
         """SIGKILL, to the main process only: its children have to notice by themselves."""
         assert self.process is not None
@@ -130,6 +141,14 @@ class RelayProcess:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+
+def command_of(pid: int) -> bytes:
+    """How a process was started; nothing when it is gone. Linux only."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def clean_environ() -> dict[str, str]:
