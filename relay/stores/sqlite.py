@@ -1,8 +1,8 @@
 """The embedded store: one SQLite file, owned by one process. Implements relay.stores.base.Store.
 
-    event loop                     writer's thread                     readers' threads
-    ──────────                     ───────────────                     ────────────────
-    sqlite_books: counts    ──▶    sqlite_writer: groups, COMMIT       sqlite_reads: claims of what is behind
+    event loop                     the writer: a process or a thread   readers' threads
+    ──────────                     ─────────────────────────────────   ────────────────
+    sqlite_writer: groups   ──▶    sqlite_committer: COMMIT            sqlite_reads: claims of what is behind
     sqlite_feeds: open work ◀──    sqlite_transitions, sqlite_replay   sqlite_records: lists for people
     sqlite_leases: who holds it    sqlite_known: keys and ids          sqlite_marks: where to begin
 

@@ -32,7 +32,7 @@ WAIT_FOR_READERS_MS: Final = 100
 
 
 class Checkpoints:
-    """How much has been written since the last one, and how long COMMITs take. In the writer's thread only.
+    """How much has been written since the last one, and how long COMMITs take. Where commits are made, and only there.
 
     SQLite tells how long the WAL is only when it moves it, so its growth is guessed, and the guess corrected by that.
     """
@@ -41,7 +41,7 @@ class Checkpoints:
         self._grown_bytes = 0.0
         self._factor = 1.0
         self._commits: deque[float] = deque(maxlen=COMMITS_LOOKED_AT)
-        #: How long to wait for company before the next COMMIT; nothing where one is quick. Read by the event loop.
+        #: How long to wait for company before the next COMMIT; nothing where one is quick. Replies tell the loop.
         self.rest_seconds = 0.0
 
     def committed(self, size_bytes: int, seconds: float) -> None:

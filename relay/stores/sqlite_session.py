@@ -1,4 +1,4 @@
-"""What an operation works with inside the writer's thread and transaction."""
+"""What a job works with inside the transaction."""
 
 from __future__ import annotations
 
