@@ -144,8 +144,8 @@ async def test_what_was_pipelined_before_the_sender_ended_is_answered_or_not_kep
 async def test_who_does_not_read_answers_is_not_read_either(relay: RelayProcess) -> None:
     """Twenty megabytes of requests: the relay stops reading long before, and goes on when its answers are taken.
 
-    In the fast lane only: aiohttp 3.14.5's own protocol, with thousands of requests pipelined on one connection and a
-    busy machine, now and then stops reading for good.
+    In the fast lane only: aiohttp 3.14.5 itself, also without us, now and then stops reading for good when thousands of
+    requests are pipelined whose bodies are refused unread and the machine is busy.
     """
     write_config(relay.folder, NOWHERE, sources=SOURCES)
     serving = await relay.start()
