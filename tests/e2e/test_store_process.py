@@ -125,6 +125,47 @@ async def test_a_writer_that_hangs_means_503_and_then_it_goes_on(
     assert await relay.stop() == 0
 
 
+@pytest.mark.parametrize("fast_lane", [True, False])
+async def test_an_answer_during_a_stop_is_told_to_be_the_last(
+    relay: RelayProcess, inngest: FakeInngest, fast_lane: bool
+) -> None:
+    """Given a request that waits for the disk when the relay is told to stop, then it is answered 200 in its time, and
+    the connection is closed with the answer saying so.
+    """
+    write_config(relay.folder, inngest.url, store={"writer": "process"}, receiver={"fast_lane": fast_lane})
+    await relay.start()
+    assert relay.process is not None
+    host, port = relay.receiver_url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    body = signing.json_body("evt_1")
+    headers = {"Host": host, "Content-Length": str(len(body)), **signing.github(body, "evt_1")}
+    os.kill(relay.writer_pid(), signal.SIGSTOP)
+    try:
+        head = "".join(f"{name}: {text}\r\n" for name, text in headers.items())
+        writer.write(f"POST /in/github HTTP/1.1\r\n{head}\r\n".encode() + body)
+        async with asyncio.timeout(10):
+            while not await held(relay):
+                await asyncio.sleep(0.02)
+        relay.process.send_signal(signal.SIGTERM)
+        await relay.wait_for_log("relay.stopping")
+    finally:
+        os.kill(relay.writer_pid(), signal.SIGCONT)
+    answered = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    assert answered.startswith(b"HTTP/1.1 200 ")
+    assert b"\r\nConnection: close\r\n" in answered
+    assert await asyncio.to_thread(relay.process.wait, 15) == 0
+
+
+async def held(relay: RelayProcess) -> bool:
+    """Whether the relay has read what came: nothing waits in the kernel for it to read."""
+    with open("/proc/net/tcp") as table:
+        rows = [line.split() for line in table.readlines()[1:]]
+    port = f":{int(relay.receiver_url.rsplit(':', 1)[1]):04X}"
+    ours = [row for row in rows if row[1].endswith(port) and row[3] == "01"]
+    return bool(ours) and all(row[4].endswith(":00000000") for row in ours)
+
+
 async def test_on_one_core_it_is_a_thread(relay: RelayProcess, inngest: FakeInngest) -> None:
     write_config(relay.folder, inngest.url)
     relay.program = ("taskset", "-c", str(min(os.sched_getaffinity(0))), *relay.program)

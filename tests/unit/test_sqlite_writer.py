@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from relay.errors import StoreUnavailable
-from relay.models import Event, Settlement
+from relay.models import Accepted, Event, Settlement
 from relay.stores.sqlite import SqliteStore
+from relay.stores.sqlite_known import Known
 from tests.support.store import Clock, claim_all, claim_lane, delivery, event, process, sent
 
 MIB = 1024 * 1024
@@ -136,3 +137,24 @@ async def test_settling_nothing_commits_nothing(store: SqliteStore) -> None:
     before = store.commits
     await store.settle(list[Settlement]())
     assert store.commits == before
+
+
+async def test_what_is_committed_counts_even_if_what_is_remembered_of_it_fails(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk has it: the sender is told so, and the next one finds it by reading the file again."""
+    await store.accept([delivery("d1")])
+    failing = iter([True])
+
+    def committed(self: Known, remember: Callable[[Known], None] = Known.committed) -> None:
+        if next(failing, False):
+            raise MemoryError("of all moments")
+        remember(self)
+
+    monkeypatch.setattr(Known, "committed", committed)
+    (first,) = await store.accept([delivery("d2")])
+    assert first == Accepted("d2", False)
+    assert next(failing, None) is None, "it did not fail"
+    again = [delivery("other", key="d1"), delivery("another", key="d2"), delivery("d3")]
+    assert await store.accept(again) == [Accepted("d1", True), Accepted("d2", True), Accepted("d3", False)]
+    assert [claim.delivery.id for claim in await claim_all(store)] == ["d1", "d2", "d3"]
