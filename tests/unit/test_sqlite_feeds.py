@@ -42,7 +42,7 @@ class FeedMachine(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 5))
     def tell(self, count: int) -> None:
-        for seq, name, size in self.committed[self.told : self.told + count]:
+        for seq, name, size in self.committed[self.told : self.told + max(count, 0)]:
             self.feeds[name].add(seq, size, seq)
             self.told += 1
 
@@ -70,6 +70,7 @@ class FeedMachine(RuleBasedStateMachine):
             if back:
                 feed.give_back(seq, seq)
             else:
+                self.tell(seq - self.told)  # answers come in the order of the commits, and that of the end is the last
                 self.done.add(seq)
                 feed.open -= 1
 
