@@ -92,7 +92,8 @@ class SqliteCore:
     def _lane_changed(self, lane: LaneFeed) -> None:
         """Something in the lane may be claimable, or will be at a time that is not known yet."""
         self._changed_lanes.add(lane.number)
-        self._events_changed.set()
+        if not self._events_changed.is_set():
+            self._events_changed.set()
 
     def _settled(self) -> None:
         """Something was worked off; now and then it is written down how far, so that the next opening is quick."""

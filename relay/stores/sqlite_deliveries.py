@@ -45,7 +45,8 @@ class SqliteDeliveries(SqliteCore):
                     feed.bring_back(seq)
                 else:
                     feed.add(seq, len(delivery.request.body) + ROW_BYTES, delivery)
-                self._deliveries_changed.set()
+                if not self._deliveries_changed.is_set():
+                    self._deliveries_changed.set()
 
     # ── claim ──
 
@@ -229,4 +230,4 @@ class SqliteDeliveries(SqliteCore):
 
 def size_of(events: Sequence[Event]) -> int:
     """What a delivery's end takes in the writer's queue."""
-    return ROW_BYTES + sum(len(event.json) + ROW_BYTES for event in events)
+    return ROW_BYTES + sum([len(event.json) + ROW_BYTES for event in events])

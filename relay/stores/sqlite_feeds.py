@@ -127,7 +127,11 @@ class Feed(Generic[T]):
                 self._room.touch(self)
             self.fresh.append((seq, size_bytes, thing))
             self.last = seq
-            self._grow(size_bytes)
+            self.bytes += size_bytes
+            room = self._room
+            room.used_bytes += size_bytes
+            if room.used_bytes > room.bytes_max:
+                room.make()
 
     def bring_back(self, seq: int) -> None:
         """Open again after it had ended, or open with a row of its own: a read after `last` leaves it out."""
@@ -142,12 +146,6 @@ class Feed(Generic[T]):
     def give_back(self, seq: int, thing: T | None) -> None:
         """Open again, and nobody's: it is read from the file when its turn comes."""
         heapq.heappush(self.returned, seq)
-
-    def _grow(self, size_bytes: int) -> None:
-        self.bytes += size_bytes
-        self._room.used_bytes += size_bytes
-        if self._room.used_bytes > self._room.bytes_max:
-            self._room.make()
 
     # ── what is claimed ──
 

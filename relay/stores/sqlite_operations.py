@@ -17,11 +17,9 @@ from relay.stores.sqlite_file import unavailable
 from relay.stores.sqlite_jobs import (
     Accept,
     AcceptResult,
-    Failed,
     Finish,
     FinishResult,
     Job,
-    Result,
     Run,
     Settle,
 )
@@ -48,13 +46,8 @@ class Operation:
     def grows(self) -> bool:
         return self.job.grows
 
-    def ended(self, result: Result) -> None:
-        """The writer's answer, or what it would have answered."""
-        self.error = result.error if isinstance(result, Failed) else None
-        self.told(result)
-
-    def told(self, result: Any) -> None:
-        """What the job gave, when there is no `error`."""
+    def ended(self, result: Any) -> None:
+        """What the job gave; when there is an `error`, nothing."""
         raise NotImplementedError
 
 
@@ -78,18 +71,21 @@ class Accepting(Operation):
         self.job = Accept(deliveries, size_bytes)
         self.answer, self.future, self.apply, self.error = answer, future, apply, None
 
-    def told(self, result: AcceptResult) -> None:
+    def ended(self, result: AcceptResult) -> None:
         deliveries = self.job.deliveries
         if self.error is None:
             tell_books(self, self.apply, deliveries, result.seqs)
-        error, answers = self.error, list[Accepted]()
-        if error is None:
-            pairs = zip(deliveries, result.earlier, strict=True)
-            answers = [Accepted(first or delivery.id, first is not None) for delivery, first in pairs]
         if self.answer is not None:
-            self.answer(answers[0] if error is None else unavailable(error))
+            error = self.error
+            self.answer(accepted(deliveries[0], result.earlier[0]) if error is None else unavailable(error))
         elif self.future is not None:
-            tell_future(self.future, answers, error)
+            earlier = [] if self.error else result.earlier
+            answers = [accepted(delivery, first) for delivery, first in zip(deliveries, earlier, strict=False)]
+            tell_future(self.future, answers, self.error)
+
+
+def accepted(delivery: Delivery, earlier: str | None) -> Accepted:
+    return Accepted(delivery.id, False) if earlier is None else Accepted(earlier, True)
 
 
 class Finishing(Operation):
@@ -126,7 +122,7 @@ class Finishing(Operation):
         self.stored: Sequence[tuple[int, int, int]] = ()
         self.result: Finished | None = None
 
-    def told(self, result: FinishResult) -> None:
+    def ended(self, result: FinishResult) -> None:
         if self.error is None:
             self.stored = result.stored
             self.result = Finished(len(result.stored), tuple(result.duplicates))
@@ -165,7 +161,7 @@ class Settling(Operation):
     ) -> None:
         self.held, self.job, self.apply, self.future, self.error = held, job, apply, future, None
 
-    def told(self, result: object) -> None:
+    def ended(self, result: object) -> None:
         tell_books(self, self.apply, self)
         tell_future(self.future, None, self.error)
 
@@ -185,7 +181,7 @@ class Call(Operation, Generic[T]):
     ) -> None:
         self.job, self.apply, self.future, self.error = Run(run, size_bytes, grows), apply, future, None
 
-    def told(self, result: Any) -> None:
+    def ended(self, result: Any) -> None:
         given: Any = result if self.error else result.result
         if self.error is None:
             tell_books(self, self.apply, given)

@@ -193,6 +193,8 @@ class Writer:
         self._queued -= len(group)
         for operation, result in zip(group, results, strict=True):
             self._queued_bytes -= operation.job.size_bytes
+            if isinstance(result, Failed):
+                operation.error = result.error
             try:
                 operation.ended(result)
             except Exception as error:  # noqa: BLE001  one caller's surprise must not keep the others from their answers
