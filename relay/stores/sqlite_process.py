@@ -35,14 +35,14 @@ SOCKET_BYTES: Final = 4 * 1024 * 1024
 class CommitterProcess(asyncio.Protocol):
     """See sqlite_writer.Committing. Made by `open`."""
 
-    def __init__(self) -> None:
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.opens = 0
+        self._process = process
         self._came = bytearray()
         self._opened: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._ended = asyncio.Event()
         self._closing = False
         self._transport: asyncio.Transport
-        self._process: subprocess.Popen[bytes]
         self._answer: Callable[[Reply], None]
         self._lost: Callable[[str], None] | None = None
 
@@ -68,8 +68,7 @@ class CommitterProcess(asyncio.Protocol):
                 stdout=subprocess.DEVNULL,
                 pass_fds=(lock,),
             )
-        _, committing = await asyncio.get_running_loop().create_unix_connection(cls, sock=ours)
-        committing._process = process
+        _, committing = await asyncio.get_running_loop().create_unix_connection(lambda: cls(process), sock=ours)
         try:
             committing.opens = await committing._opened
         except BaseException:
