@@ -23,7 +23,7 @@ REST_SECONDS_MAX: Final = 0.004
 SMALL_BYTES: Final = 256 * 1024
 COMMITS_LOOKED_AT: Final = 16
 #: Pages that a transaction writes beside its bodies, at a guess: the last one of every table and index.
-COMMIT_PAGES: Final = 6
+COMMIT_PAGES: Final = 8
 #: How wrong the guess may turn out to be.
 FACTOR_MAX: Final = 16.0
 #: When readers have kept the WAL from beginning anew until it has this size, the writer waits for them for a moment.
@@ -60,8 +60,9 @@ class Checkpoints:
         """Waits for nobody, unless readers have held the WAL for long. Raises sqlite3.Error; the WAL keeps the rest."""
         guessed, self._grown_bytes = self._grown_bytes, 0.0
         _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        self._factor = min(max(self._factor * pages * PAGE_BYTES / max(guessed, 1.0), 1 / FACTOR_MAX), FACTOR_MAX)
-        if pages * PAGE_BYTES >= HELD_BYTES_MAX:
+        wal_bytes = pages * connection.execute("PRAGMA page_size").fetchone()[0]
+        self._factor = min(max(self._factor * wal_bytes / max(guessed, 1.0), 1 / FACTOR_MAX), FACTOR_MAX)
+        if wal_bytes >= HELD_BYTES_MAX:
             before = connection.execute("PRAGMA busy_timeout").fetchone()[0]
             connection.execute(f"PRAGMA busy_timeout = {WAIT_FOR_READERS_MS}")
             try:
