@@ -37,7 +37,7 @@ class Committing(Protocol):
         """`answer` is called once a group, in their order; `lost`, with the reason, when there will be no more."""
 
     def send(self, jobs: Sequence[Job]) -> None:
-        """A group. A second one may be sent while the first is written."""
+        """A group; a second one may be sent while the first is written. Raises, sending none, when a job is wrong."""
 
     async def close(self) -> None:
         """When nothing is being written: move the WAL into the file, close it, end."""
@@ -163,7 +163,12 @@ class Writer:
             group.sort(key=by_kind)  # within a kind as they came
         self._group_since = self._waiting_since
         self._handed.append(group)
-        self._committing.send([operation.job for operation in group])
+        try:
+            self._committing.send([operation.job for operation in group])
+        except Exception as error:  # noqa: BLE001  what cannot be sent must not be waited for
+            self._handed.pop()
+            self._end(group, [Failed(error)] * len(group))
+            self._loop.call_soon(self._hand_over)
 
     def _answer(self, reply: Reply) -> None:
         """On a slow disk the next group waits a little for senders who have just been answered: else they would come

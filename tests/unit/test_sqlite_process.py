@@ -153,6 +153,14 @@ async def test_a_group_larger_than_any_buffer(store: SqliteStore) -> None:
     assert found == large
 
 
+async def test_what_cannot_be_sent_is_not_waited_for(store: SqliteStore) -> None:
+    writer = vars(store)["_writer"]
+    with pytest.raises(Exception, match="pickle"):
+        await asyncio.wait_for(writer.submit(lambda session: None), 5)
+    await store.accept([delivery("d1")])
+    assert len(await claim_all(store)) == 1
+
+
 async def test_a_writer_that_is_killed_is_told_once_and_nothing_is_taken_any_more(tmp_path: Path) -> None:
     told: list[str] = []
     store = await opening(tmp_path / "relay.db", on_lost=told.append)
