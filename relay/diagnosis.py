@@ -57,7 +57,7 @@ def diagnose(
         if matches(variant, theirs, request, url, body):
             return refuse("wrong_secret_form", f"it would match {words}: correct the secret's form")
     for words, altered in body_variants(request.body, body):
-        if matches(scheme, secrets, replace(request, body=altered), url, altered):
+        if matches(scheme, secrets, request.but(body=altered), url, altered):
             return refuse("body_altered", f"it would match {words}: something before the relay changes bodies")
     for other in url_variants(url) if signs_url(scheme) else ():
         if matches(scheme, secrets, request, other, body):

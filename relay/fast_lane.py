@@ -6,20 +6,22 @@
               aiohttp's own protocol, with all the bytes so far, and for the rest of the connection
 
 What is taken here is a strict subset of HTTP/1.1 about which no two parsers disagree: one Content-Length, no
-Transfer-Encoding, Expect or Upgrade, of Connection only keep-alive and close, no folded lines, no control characters.
-Nothing else is judged here, so the answers to everything unusual are aiohttp's in both lanes.
+Transfer-Encoding, Expect or Upgrade, of Connection only keep-alive and close, no folded lines, no control characters,
+no blank at a line's end. Nothing else is judged here, so the answers to everything unusual are aiohttp's in both lanes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from enum import Enum
+from functools import lru_cache
 from typing import Final, Protocol, cast
 
-from relay.models import RawHeaders
+from msgspec import Struct
+
+from relay.models import Request
 
 #: A longer request, or one that is not whole after so many seconds, is aiohttp's.
 REQUEST_BYTES_MAX: Final = 64 * 1024
@@ -30,19 +32,35 @@ HELD_BYTES_MAX: Final = 256 * 1024
 SWEEP_SECONDS: Final = 5.0
 
 FIRST_BYTES: Final = b"POST /in/"
-FIRST_LINE: Final = re.compile(rb"POST (/in/([a-z0-9][a-z0-9._-]{0,62})(?:\?[!-~]*)?) HTTP/1\.1\r\n")
-#: From the beginning of a line to its end, so that as many of them as there are lines are all the lines.
-HEADER_LINE: Final = re.compile(rb"^([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\x00-\x08\x0a-\x1f\x7f]*)\r\n", re.MULTILINE)
-#: Headers that change how a request is read: some that the lane understands, and others.
+FIRST_LINE: Final = re.compile(rb"POST (/in/([a-z0-9][a-z0-9._-]{0,62})(?:\?[!-~]*)?) HTTP/1\.1")
+#: So many first lines are remembered, of at most this length: mostly there is one for each source.
+FIRST_LINES_MAX: Final = 512
+FIRST_LINE_BYTES_MAX: Final = 256
+#: A whole line: its name and its value, without the blanks before it. Any other line has no name here, also one with a
+#: blank at its end or a tab in its value.
+HEADER_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]++):[ \t]*+([ -~\x80-\xff]*+)(?<![ \t])\r\n|[^\n]*\n")
+NO_NAME: Final = b""
+#: Headers that may come once, as they change how a request is read …
 FRAMING: Final = (b"content-length", b"host", b"connection")
-UNUSUAL: Final = frozenset((b"transfer-encoding", b"expect", b"upgrade", b"trailer", b"te"))
+#: … or mean nothing twice (RFC 9110).
+SINGLE: Final = (
+    b"content-type",
+    b"content-location",
+    b"content-range",
+    b"etag",
+    b"max-forwards",
+    b"server",
+    b"user-agent",
+)
+ONCE: Final = frozenset((*FRAMING, *SINGLE))
+#: Headers that change how a request is read in ways that the lane does not know.
+UNUSUAL: Final = frozenset((NO_NAME, b"transfer-encoding", b"expect", b"upgrade", b"trailer", b"te"))
 LENGTH_DIGITS_MAX: Final = 9
 #: What the header Connection may say → whether the request is the last.
-IS_LAST: Final = {b"keep-alive": False, b"Keep-Alive": False, b"close": True, b"Close": True}
+IS_LAST: Final = {None: False, b"keep-alive": False, b"Keep-Alive": False, b"close": True, b"Close": True}
 
 
-@dataclass(slots=True)
-class Plain:
+class Plain(Struct, frozen=True, gc=False):
     """A whole plain request: `target` is path and query, `end` is where the next one begins; `last` when the sender
     wants the connection closed after the answer. `named` are the headers by their names in lower case, when none of
     them comes twice.
@@ -50,12 +68,11 @@ class Plain:
 
     source: str
     target: str
-    host: str
-    headers: RawHeaders
-    body: bytes
+    host: bytes
+    request: Request
     end: int
     last: bool = False
-    named: dict[bytes, bytes] | None = field(default=None, compare=False)
+    named: dict[bytes, bytes] | None = None
 
 
 class Unfinished(Enum):
@@ -69,25 +86,24 @@ UNFINISHED: Final = Unfinished.UNFINISHED
 
 def read_plain(data: bytes, headers_max: int, head_bytes_max: int) -> Plain | Unfinished | None:
     """The request at the beginning of `data`; None when it is not plain."""
-    first = FIRST_LINE.match(data)
-    if first is None:
+    line_end = data.find(b"\r\n")
+    if line_end < 0:
         begins_so = data.startswith(FIRST_BYTES[: len(data)]) and len(data) < head_bytes_max
         return UNFINISHED if begins_so and b"\n" not in data else None
-    lines = first.end()
-    head_end = data.find(b"\r\n\r\n", lines - 2)
+    line = data[:line_end]
+    first = read_first_line(line) if line_end > FIRST_LINE_BYTES_MAX else known_first_line(line)
+    head_end = data.find(b"\r\n\r\n", line_end)
+    if first is None or head_end > head_bytes_max:
+        return None
     if head_end < 0:
         return UNFINISHED if len(data) < head_bytes_max else None
-    found = HEADER_LINE.findall(data, lines, head_end + 2)
-    count = len(found)
-    if head_end > head_bytes_max or count > headers_max or data.count(b"\n", lines, head_end + 2) != count:
-        return None
-    headers = tuple([(name, text.strip(b" \t")) for name, text in found])
-    named = {name.lower(): text for name, text in headers}
-    length = named.get(b"content-length", b"")
-    host, connection = named.get(b"host"), named.get(b"connection", b"keep-alive")
+    found = HEADER_LINE.findall(data, line_end + 2, head_end + 2)
+    named = {name.lower(): text for name, text in found}
+    count, length, host = len(found), named.get(b"content-length", b""), named.get(b"host")
     if not host or not length.isdigit() or len(length) > LENGTH_DIGITS_MAX or not UNUSUAL.isdisjoint(named):
         return None
-    if connection not in IS_LAST or (len(named) != count and is_framed_twice(headers)):
+    last = IS_LAST.get(named.get(b"connection"))
+    if last is None or count > headers_max or (len(named) != count and not are_once(found)):
         return None
     begin = head_end + 4
     end = begin + int(length)
@@ -95,14 +111,28 @@ def read_plain(data: bytes, headers_max: int, head_bytes_max: int) -> Plain | Un
         return None
     if len(data) < end:
         return UNFINISHED
-    source, target, last = first[2].decode(), first[1].decode(), IS_LAST[connection]
-    once = named if len(named) == count else None
-    return Plain(source, target, host.decode("utf-8", "surrogateescape"), headers, data[begin:end], end, last, once)
+    source, target, path, query = first
+    request = Request("POST", path, query, tuple(found), data[begin:end])
+    return Plain(source, target, host, request, end, last, named if len(named) == count else None)
 
 
-def is_framed_twice(headers: RawHeaders) -> bool:
-    names = [name.lower() for name, _ in headers]
-    return any(names.count(name) > 1 for name in FRAMING)
+def read_first_line(line: bytes) -> tuple[str, str, str, str] | None:
+    """Source, target, path and query; None for any other line."""
+    found = FIRST_LINE.fullmatch(line)
+    if found is None:
+        return None
+    target = found[1].decode()
+    path, _, query = target.partition("?")
+    return found[2].decode(), target, path, query
+
+
+known_first_line: Final = lru_cache(FIRST_LINES_MAX)(read_first_line)
+
+
+def are_once(headers: Sequence[tuple[bytes, bytes]]) -> bool:
+    """Does none of the headers that may come once come again?"""
+    names = [lower for name, _ in headers if (lower := name.lower()) in ONCE]
+    return len(names) == len(set(names))
 
 
 class Lane:
@@ -236,7 +266,8 @@ class FastConnection(asyncio.Protocol):
             self.held = data
             self.go_slow()
             return
-        self.stop_waiting()
+        if self.waiting is not None:
+            self.stop_waiting()
         self.held = data[found.end :]
         self.answering = True
         lane.take(found, self)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
+from time import time_ns
 from typing import Final
 
 from ulid import ULID
@@ -23,12 +23,12 @@ class Ids:
         self._start, self._used, self._ms = "", len(ENDS), 0
 
     def __call__(self) -> str:
-        now_ms = time.time_ns() // 1_000_000
-        if now_ms != self._ms or self._used == len(ENDS):
+        now_ms, used = time_ns() // 1_000_000, self._used
+        if now_ms != self._ms or used == len(ENDS):
             made = ULID.from_bytes(now_ms.to_bytes(6, "big") + os.urandom(10))  # ULID() itself may count up too
-            self._start, self._used, self._ms = str(made)[:24], 0, now_ms
-        self._used += 1
-        return self._start + ENDS[self._used - 1]
+            self._start, self._ms, used = str(made)[:24], now_ms, 0
+        self._used = used + 1
+        return self._start + ENDS[used]
 
 
 new_id: Final = Ids()

@@ -23,7 +23,7 @@ from relay.ids import new_id
 from relay.keys import KeyResolver
 from relay.models import Delivery, Request
 from relay.schemes.base import Scheme
-from relay.schemes.places import Reader, first_id
+from relay.schemes.places import NO_DOCUMENTS, Reader, first_id
 from relay.sources import RunningSource
 from relay.stores.base import Store
 from relay.stores.pen import Pen, RejectedRequest
@@ -61,8 +61,9 @@ class Usual:
     """
 
     source: RunningSource
-    vouches: Vouches
+    scheme: Scheme
     headers: frozenset[bytes]
+    vouches: Vouches
     shakes_hands: bool
 
 
@@ -79,7 +80,7 @@ class Judge:
         self.usual: dict[str, Usual] = {}
 
     def judge_usual(
-        self, source: RunningSource, request: Request, url: str, named: Mapping[bytes, bytes] | None
+        self, source: RunningSource, request: Request, url: Callable[[], str], named: Mapping[bytes, bytes] | None
     ) -> Delivery | None:
         """`judge` for a POST that nothing is unusual about, at once; None: it is for `judge` to say.
 
@@ -88,25 +89,26 @@ class Judge:
         usual = self.usual.get(source.name)
         if usual is None or usual.source is not source:
             usual = self.usual[source.name] = self.find_usual(source)
-        options = source.preset.scheme.options
-        reader = Reader(usual.headers, request, url, request.body, options, named=named)
-        if ENCODING_NAME in reader.headers or (usual.shakes_hands and self.is_handshake(source, request, url)):
+        scheme, now_ms = usual.scheme, self.clock_ms()
+        reader = Reader(usual.headers, request, url, request.body, scheme.options, NO_DOCUMENTS, named)
+        if reader.several or ENCODING_NAME in reader.named:
             return None
-        now_ms = self.clock_ms()
+        if usual.shakes_hands and self.is_handshake(source, request, reader.url):
+            return None
         if not usual.vouches(reader, self.now_s(now_ms)):
             return None
-        asks = request.query or ENVIRONMENT_BYTES in reader.headers
+        asks = request.query or ENVIRONMENT_BYTES in reader.named
         environment = environment_asked(request, source) if asks else None
         if isinstance(environment, Rejected):
             return None
-        key = first_id(source.preset.scheme.delivery_id, reader)
-        return Delivery(new_id(), source.name, key, now_ms, request, environment)
+        return Delivery(new_id(), source.name, first_id(scheme.delivery_id, reader), now_ms, request, environment)
 
     def find_usual(self, source: RunningSource) -> Usual:
         preset = source.preset
         vouches = nobody if preset.keeps_secrets else voucher(preset.scheme, source.settings.secrets)
         shakes_hands = any(handshake.method == "POST" for handshake in preset.handshakes)
-        return Usual(source, vouches, preset.scheme.headers | {ENCODING_NAME, ENVIRONMENT_BYTES}, shakes_hands)
+        headers = preset.scheme.headers | {ENCODING_NAME, ENVIRONMENT_BYTES}
+        return Usual(source, preset.scheme, headers, vouches, shakes_hands)
 
     def is_handshake(self, source: RunningSource, request: Request, url: str) -> bool:
         preset, secrets, body = source.preset, source.settings.secrets, request.body

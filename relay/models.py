@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 #: Header names and values exactly as they came, in order, duplicates kept.
 RawHeaders: TypeAlias = tuple[tuple[bytes, bytes], ...]
@@ -32,8 +33,7 @@ class EventState(StrEnum):
     DEAD = "dead"
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True, gc=False):
     """One HTTP request as it arrived: `path` without the query, `query` without the `?`, `body` as on the wire."""
 
     method: str
@@ -49,6 +49,10 @@ class Request:
             if key.lower() == wanted:
                 return value.decode("utf-8", "replace")
         return None
+
+    def but(self, **changes: Any) -> Request:
+        """The same request with other values of the fields that are named."""
+        return replace(self, **changes)
 
 
 class Delivery(Struct, frozen=True):

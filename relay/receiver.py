@@ -128,7 +128,7 @@ class Receiver:
         """`receive` for a request of the fast lane, which is whole already. When nothing is unusual about it, it is
         judged here and now, and nothing waits for the store but a callback.
         """
-        began, size = time.perf_counter(), len(plain.body)
+        began, size = time.perf_counter(), len(plain.request.body)
         self.requests_held += 1
         self.bodies_bytes_held += size
         try:
@@ -142,8 +142,8 @@ class Receiver:
 
         def answer(accepted: Accepted | StoreUnavailable) -> None:
             self.release(size)
-            if isinstance(accepted, Accepted) and not (self.draining or self.has_own_answer(delivery.source)):
-                self.telemetry.took(delivery.source, accepted, time.perf_counter() - began, size)
+            if isinstance(accepted, Accepted) and not (self.draining or self.has_own_answer(plain.source)):
+                self.telemetry.took(plain.source, accepted, time.perf_counter() - began, size)
                 connection.answer(accepted_bytes(accepted, last=plain.last), last=plain.last)
             else:
                 told = accepted if isinstance(accepted, Accepted) else unstorable(accepted)
@@ -153,15 +153,16 @@ class Receiver:
 
     def judge_plain(self, plain: Plain) -> Delivery | None:
         """The delivery, when there is nothing to refuse and nothing to wait for."""
-        source = self.find(plain.source, "POST", len(plain.headers), len(plain.body))
+        request = plain.request
+        source = self.find(plain.source, "POST", len(request.headers), len(request.body))
         if isinstance(source, Rejected) or self.bodies_bytes_held > BODIES_BYTES_MAX:
             return None
-        return self.judge.judge_usual(source, *self.asked_plainly(plain, source), plain.named)
+        return self.judge.judge_usual(source, request, lambda: self.url_of(plain, source), plain.named)
 
-    def asked_plainly(self, plain: Plain, source: RunningSource) -> tuple[Request, str]:
-        path, _, query = plain.target.partition("?")
-        url = public_url(self.settings.public_url, source, f"http://{plain.host}", plain.target)
-        return Request("POST", path, query, plain.headers, plain.body), url
+    def url_of(self, plain: Plain, source: RunningSource) -> str:
+        """The URL of a request of the fast lane as the provider sees it."""
+        host = plain.host.decode("utf-8", "surrogateescape")
+        return public_url(self.settings.public_url, source, f"http://{host}", plain.target)
 
     async def answer_plain(self, plain: Plain, connection: FastConnection, began: float) -> None:
         """The longer way of a plain request: it may be refused, or have to wait for more than the store."""
@@ -171,23 +172,24 @@ class Receiver:
             connection.transport.abort()  # nobody would ever answer
             raise
         finally:
-            self.release(len(plain.body))
+            self.release(len(plain.request.body))
         self.answer_fully(plain, answer, connection, began)
 
     def answer_fully(self, plain: Plain, answer: Answer, connection: FastConnection, began: float) -> None:
-        self.report(plain.source, answer, time.perf_counter() - began, len(plain.body))
+        self.report(plain.source, answer, time.perf_counter() - began, len(plain.request.body))
         response = respond(answer, self.sources.get(plain.source))
         last = plain.last or self.draining or response.keep_alive is False
         connection.answer(response_bytes(response, last=last), last=last)
 
     async def keep_plain(self, plain: Plain) -> Answer:
         """`take` for a request of the fast lane."""
-        source = self.find(plain.source, "POST", len(plain.headers), len(plain.body))
+        request = plain.request
+        source = self.find(plain.source, "POST", len(request.headers), len(request.body))
         if isinstance(source, Rejected):
             return source
         if self.bodies_bytes_held > BODIES_BYTES_MAX:
             return Rejected("overloaded", "too many bytes at once, send it again")
-        return await self.keep(source, *self.asked_plainly(plain, source))
+        return await self.keep(source, request, self.url_of(plain, source))
 
     @web.middleware
     async def receive_unrouted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -229,6 +231,7 @@ class Receiver:
         return self.find(http.match_info.get("source"), http.method, len(http.raw_headers), http.content_length or 0)
 
     def find(self, name: str | None, method: str, headers: int, body_bytes: int) -> RunningSource | Rejected:
+        settings = self.settings
         source = self.sources.get(name) if name is not None else None
         if source is None:
             return Rejected("unknown_source", "no such source: the URL is /in/<source>, by the name in relay.toml")
@@ -236,11 +239,11 @@ class Receiver:
             return Rejected("source_disabled", f"the source {source.name} is disabled")
         if method != "POST" and method not in source.methods:
             return Rejected("method_not_allowed", f"{method} is not a webhook: POST it")
-        if headers > self.settings.headers_max:
-            return Rejected("headers_too_large", f"more than {self.settings.headers_max} headers")
-        if self.requests_held > self.settings.requests_max:
+        if headers > settings.headers_max:
+            return Rejected("headers_too_large", f"more than {settings.headers_max} headers")
+        if self.requests_held > settings.requests_max:
             return Rejected("overloaded", "too many requests at once, send it again")
-        if body_bytes > self.settings.body_bytes_max:
+        if body_bytes > settings.body_bytes_max:
             return self.too_large()
         return source
 

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import accumulate
@@ -28,6 +29,8 @@ from relay.models import Accepted, StoreStats
 #: Stands for every source name that is not configured.
 UNKNOWN_SOURCE: Final = "_unknown"
 _ENCODER: Final = msgspec.json.Encoder(enc_hook=str)
+#: The lines of requests that were taken, by their codes.
+TAKEN: Final = {"accepted": "delivery.accepted", "duplicate": "delivery.duplicated"}
 SECONDS_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -136,15 +139,13 @@ class Telemetry:
 
     def took(self, source: str, accepted: Accepted, seconds: float, size: int) -> None:
         """Count and log a request that became a delivery, or was one already. Thousands a second come here."""
-        code, line = ("duplicate", "delivery.duplicated") if accepted.duplicate else ("accepted", "delivery.accepted")
+        code = "duplicate" if accepted.duplicate else "accepted"
         self.requests.count(source, code, seconds, size)
-        if self.as_json and self.stream is not None:  # neither a source's name nor an id of ours needs an escape
-            self._write(
-                f'{{"at":"{self.stamp()}","level":"info","event":"{line}","source":"{source}","id":"{accepted.id}",'
-                f'"bytes":{size},"ms":{seconds * 1000:.1f}}}'
-            )
+        if self.as_json and self.stream is not None:
+            about = _taken(source, code)
+            self._write(f'{{"at":"{self.stamp()}{about}{accepted.id}","bytes":{size},"ms":{seconds * 1000:.1f}}}')
         else:
-            self.log(line, source=source, id=accepted.id, bytes=size, ms=round(seconds * 1000, 1))
+            self.log(TAKEN[code], source=source, id=accepted.id, bytes=size, ms=round(seconds * 1000, 1))
 
     def surprised(self, stage: str, error: BaseException, **fields: object) -> None:
         """An exception nobody expected: counted, and logged with its type and text."""
@@ -180,24 +181,31 @@ class Telemetry:
         return Histogram(f"relay_{name}", text, list(labels), registry=self.registry, buckets=buckets)
 
 
+class SourceMeter:
+    """The figures of one source: requests by code, bytes of accepted bodies, seconds in all and by their buckets."""
+
+    __slots__ = ("answered", "body_bytes", "buckets", "seconds")
+
+    def __init__(self) -> None:
+        self.answered: defaultdict[str, int] = defaultdict(int)
+        self.body_bytes = 0
+        self.seconds = 0.0
+        self.buckets = [0] * (len(SECONDS_BUCKETS) + 1)
+
+
 class RequestMeter:
     """What requests are counted in: plain numbers, made into metrics when somebody asks for them."""
 
     def __init__(self) -> None:
-        self._answered: dict[tuple[str, str], int] = {}
-        self._bytes: dict[str, int] = {}
-        self._seconds: dict[str, float] = {}
-        self._buckets: dict[str, list[int]] = {}
+        self._sources: defaultdict[str, SourceMeter] = defaultdict(SourceMeter)
 
     def count(self, source: str, code: str, seconds: float, body_bytes: int = 0) -> None:
         """One answered request; `body_bytes` of a body that was accepted."""
-        self._answered[source, code] = self._answered.get((source, code), 0) + 1
-        if source not in self._buckets:
-            self._buckets[source] = [0] * (len(SECONDS_BUCKETS) + 1)
-        self._buckets[source][bisect_left(SECONDS_BUCKETS, seconds)] += 1
-        self._seconds[source] = self._seconds.get(source, 0.0) + seconds
-        if body_bytes:
-            self._bytes[source] = self._bytes.get(source, 0) + body_bytes
+        meter = self._sources[source]
+        meter.answered[code] += 1
+        meter.body_bytes += body_bytes
+        meter.seconds += seconds
+        meter.buckets[bisect_left(SECONDS_BUCKETS, seconds)] += 1
 
     def describe(self) -> Iterable[Metric]:
         return self.collect()
@@ -206,20 +214,18 @@ class RequestMeter:
         answered = CounterMetricFamily(
             "relay_requests", "Requests answered, by source and code", labels=["source", "code"]
         )
-        for labels, count in self._answered.items():
-            answered.add_metric(labels, count)
-        yield answered
         took = HistogramMetricFamily(
             "relay_request_seconds", "From the request's headers to its answer", labels=["source"]
         )
-        for source, counts in self._buckets.items():
-            bounds = [*map(str, SECONDS_BUCKETS), "+Inf"]
-            took.add_metric([source], list(zip(bounds, accumulate(counts), strict=True)), self._seconds[source])
-        yield took
         size = CounterMetricFamily("relay_body_bytes", "Bytes of accepted bodies", labels=["source"])
-        for source, count in self._bytes.items():
-            size.add_metric([source], count)
-        yield size
+        bounds = [*map(str, SECONDS_BUCKETS), "+Inf"]
+        for source, meter in self._sources.items():
+            for code, count in meter.answered.items():
+                answered.add_metric([source, code], count)
+            took.add_metric([source], list(zip(bounds, accumulate(meter.buckets), strict=True)), meter.seconds)
+            if meter.body_bytes:
+                size.add_metric([source], meter.body_bytes)
+        yield from (answered, took, size)
 
 
 class LibraryLines(logging.Handler):
@@ -247,6 +253,12 @@ def _json(fields: dict[str, object]) -> str:
     except (ValueError, OverflowError):  # half of a character, or a number of more than 64 bits
         return json.dumps(fields, default=str)
     return line if line.isascii() else json.dumps(fields, default=str)
+
+
+@lru_cache(maxsize=1024)
+def _taken(source: str, code: str) -> str:
+    """What such a line holds between its time and the id. Neither a source's name nor an id of ours needs an escape."""
+    return f'","level":"info","event":"{TAKEN[code]}","source":"{source}","id":"'
 
 
 @lru_cache(maxsize=2)

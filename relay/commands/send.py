@@ -143,8 +143,7 @@ def build_request(preset: Preset, args: argparse.Namespace, to: str, delivery_id
         sample = replace(sample, content_type=args.content_type)
     request = sample.request(parts.path or "/", now_s=time.time(), delivery_id=delivery_id)
     environment = ((b"x-inngest-env", args.env.encode()),) if args.env else ()
-    return replace(
-        request,
+    return request.but(
         query=parts.query,
         headers=(*request.headers, *environment, *args.header),
         body=read_body(args.body) if args.body else request.body,

@@ -10,7 +10,7 @@ import hmac
 import json
 from base64 import b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from relay.errors import Rejected
@@ -49,7 +49,7 @@ class Adyen(Scheme):
         for item in items_of(body):
             signature = b64encode(hmac.digest(key, need_key(content_of(item)), "sha256")).decode()
             item["additionalData"] = {**(item.get("additionalData") or {}), "hmacSignature": signature}
-        return replace(request, body=json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode())
+        return request.but(body=json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode())
 
     def headers_judged(self) -> frozenset[bytes]:
         return frozenset()

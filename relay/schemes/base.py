@@ -180,6 +180,9 @@ class Part:
 
     def find(self, text: bytes) -> bytes | None:
         """The first match, None without one or when it is empty."""
+        if self.pattern is None:
+            start = len(self.prefix)
+            return text[start:] if text.startswith(self.prefix) and start < len(text) <= SIGNATURE_BYTES_MAX else None
         found = self.find_all(text)
         return found[0] if found else None
 
@@ -189,9 +192,8 @@ class Part:
             return []
         if self.pattern is not None:
             return [found for found in self.pattern.findall(text) if found][:SIGNATURES_MAX]
-        if text.startswith(self.prefix) and len(text) > len(self.prefix):
-            return [text[len(self.prefix) :]]
-        return []
+        found = self.find(text)
+        return [found] if found else []
 
     def compiled(self, decode: Callable[[bytes], bytes | None]) -> Callable[[bytes], Sequence[bytes]]:
         """`find_all` with every match decoded, shorter where there is only a prefix."""
@@ -240,6 +242,20 @@ class Timestamp:
         if self.future_seconds is not None and -age > self.future_seconds:
             return self._stale(age, f"{-age:.0f} s in the future", self.future_seconds)
         return None
+
+    def compiled(self) -> Vouches:
+        """`judge` as a yes or no, shorter."""
+        read, unit, past, future = self.place.read, self.unit, self.tolerance_seconds, self.future_seconds
+
+        def is_timely(reader: Reader, now_s: float) -> bool:
+            text = read(reader)
+            signed_s = read_time(text, unit) if text else None
+            if signed_s is None:
+                return False
+            age = (math.floor(now_s) if unit == "s" else now_s) - signed_s
+            return (past is None or age <= past) and (future is None or -age <= future)
+
+        return is_timely
 
     def _distance(self, age: float) -> str:
         past, future = self.tolerance_seconds, self.future_seconds

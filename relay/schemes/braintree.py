@@ -10,7 +10,7 @@ import hmac
 import re
 from base64 import encodebytes
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlencode
 
@@ -56,7 +56,7 @@ class Braintree(Scheme):
         public_key = utf8(str(self.options.get("public_key") or "public_key"))
         signature = public_key + b"|" + utf8(hmac.digest(key, payload, "sha1").hex())
         signed = {b"bt_signature": signature, **dict(form), b"bt_payload": payload}
-        return replace(request, body=urlencode(signed).encode())
+        return request.but(body=urlencode(signed).encode())
 
     def headers_judged(self) -> frozenset[bytes]:
         return frozenset()

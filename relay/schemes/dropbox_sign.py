@@ -70,7 +70,7 @@ class DropboxSign(Scheme):
         if signed is None or request.body.count(utf8(signed[2])) != 1:
             raise ValueError("the form to sign must hold json with event.event_time, event_type and event_hash")
         digest = hmac.digest(key, utf8(signed[0] + signed[1]), "sha256").hex()
-        return replace(request, body=request.body.replace(utf8(signed[2]), utf8(digest)))
+        return request.but(body=request.body.replace(utf8(signed[2]), utf8(digest)))
 
     def headers_judged(self) -> frozenset[bytes]:
         return frozenset()

@@ -184,7 +184,7 @@ class Jwt(Scheme):
         token = JWS.encode(json.dumps(claims).encode(), key, algorithm)
         for name, template in self.sign_headers:
             value = utf8(fill(template, {"token": token, "id": delivery_id}))
-            request = replace(request, headers=with_header(request.headers, name, value))
+            request = request.but(headers=with_header(request.headers, name, value))
         return request
 
     def headers_judged(self) -> frozenset[bytes]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from relay.errors import Rejected
 from relay.models import Request
-from relay.schemes.base import NEARNESS, Scheme, refuse
+from relay.schemes.base import NEARNESS, Scheme, Vouches, refuse
 from relay.schemes.places import Reader
 
 
@@ -27,6 +27,11 @@ class BySecret(Scheme):
             refusals += [refusal] if refusal else []
         none = refuse("key_unavailable", "no secret is configured")
         return max(refusals, key=lambda refusal: NEARNESS.index(refusal.code), default=none)
+
+    def voucher(self, secrets: Sequence[str]) -> Vouches:
+        theirs = [(scheme, [each for each in secrets if self.scheme_of(each) is scheme]) for _, scheme in self.choices]
+        vouchers = [scheme.voucher(found) for scheme, found in theirs if found]
+        return lambda reader, now_s: any(vouches(reader, now_s) for vouches in vouchers)
 
     def sign(self, secret: str, request: Request, url: str, now_s: float, delivery_id: str) -> Request:
         return self.scheme_of(secret).sign(secret, request, url, now_s, delivery_id)

@@ -38,6 +38,7 @@ OWS: Final = b" \t"
 Fields = list[tuple[bytes, bytes]]
 NO_VALUES: Final[Mapping[str, str]] = MappingProxyType({})
 NO_DOCUMENTS: Final[Mapping[str, bytes]] = MappingProxyType({})
+NONE_SEVERAL: Final[Mapping[bytes, list[bytes]]] = {}
 #: As much of a value as a person is shown.
 SHOWN_BYTES_MAX: Final = 400
 
@@ -53,21 +54,24 @@ class Step:
 class Reader:
     """One request being read. Headers are collected once, for the names its scheme wants; the rest when asked for.
 
-    `body` is the decoded body, which json: and form: read; the wire bytes (`request.body`) are what is signed.
+    `body` is the decoded body, which json: and form: read; the wire bytes (`request.body`) are what is signed. Who has
+    the headers by their names in lower case already, each of them once, gives them as `named`. `url` may be a function
+    that makes it, as few schemes ask for it.
     """
 
     __slots__ = (
         "_form",
         "_top",
+        "_url",
         "body",
         "claims",
         "documents",
-        "headers",
+        "named",
         "options",
         "request",
         "secret",
+        "several",
         "steps",
-        "url",
         "values",
     )
 
@@ -75,14 +79,17 @@ class Reader:
         self,
         wanted: frozenset[bytes],
         request: Request,
-        url: str,
+        url: str | Callable[[], str],
         body: bytes,
         options: Mapping[str, Any] = NO_VALUES,
         documents: Mapping[str, bytes] = NO_DOCUMENTS,
         named: Mapping[bytes, bytes] | None = None,
     ) -> None:
-        self.request, self.url, self.body = request, url, body
-        self.options, self.documents = options, documents
+        self.request = request
+        self._url = url
+        self.body = body
+        self.options = options
+        self.documents = documents
         self.values: dict[str, bytes | None] = {}
         #: The secret that is being tried, for the few schemes whose content holds it.
         self.secret: bytes | None = None
@@ -92,14 +99,17 @@ class Reader:
         self.steps: list[Step] | None = None
         self._form: Fields | None = None
         self._top: Any = None
-        self.headers: dict[bytes, list[bytes]] = {}
-        if named is not None:
-            self.headers = {name: [named[name]] for name in wanted if name in named}
-            return
-        for name, value in request.headers:
-            lower = name.lower()
-            if lower in wanted:
-                self.headers.setdefault(lower, []).append(value.strip(OWS))
+        #: The headers that came once, and all values of those that came several times.
+        self.named: Mapping[bytes, bytes]
+        self.several: Mapping[bytes, list[bytes]]
+        self.named, self.several = collect(wanted, request.headers) if named is None else (named, NONE_SEVERAL)
+
+    @property
+    def url(self) -> str:
+        """The URL as the provider sees it."""
+        if not isinstance(self._url, str):
+            self._url = self._url()
+        return self._url
 
     def note(self, what: str, found: object) -> None:
         """One step for `relay verify`. `found` never holds a secret; cost nothing more than this call otherwise."""
@@ -107,7 +117,11 @@ class Reader:
             self.steps.append(Step(what, found if isinstance(found, str) else shown(found)))
 
     def header(self, name: bytes) -> bytes | None:
-        return only(self.headers.get(name, ()))
+        return self.named.get(name) or (only(self.several.get(name, ())) if self.several else None)
+
+    def header_values(self, name: bytes) -> Sequence[bytes]:
+        """Every value of this name, in order; empty ones too."""
+        return (self.named[name],) if name in self.named else self.several.get(name, ())
 
     def query(self, name: bytes) -> bytes | None:
         return only([value for key, value in fields(utf8(self.request.query)) if key == name])
@@ -182,9 +196,16 @@ class Template:
         return found[0] if len(found) == 1 else b"".join(found)
 
     def compiled(self) -> Callable[[Reader], bytes | None]:
-        """`render`, shorter where there is only one place."""
-        only_part = self.parts[0] if len(self.parts) == 1 else None
-        return only_part.read if isinstance(only_part, Place) else self.render
+        """`render`, shorter: for what is rendered again and again."""
+        if len(self.parts) == 1 and isinstance(self.parts[0], Place):
+            return self.parts[0].read
+        reads = [always(part) if isinstance(part, bytes) else part.read for part in self.parts]
+
+        def render(reader: Reader) -> bytes | None:
+            found = [read(reader) for read in reads]
+            return None if None in found else b"".join(found)  # type: ignore[arg-type]  # there is no None
+
+        return render
 
     def missing(self, reader: Reader) -> Place | None:
         """The first place that holds nothing."""
@@ -252,6 +273,17 @@ def first_id(places: Sequence[Place], reader: Reader) -> str | None:
     return None
 
 
+def collect(wanted: frozenset[bytes], headers: RawHeaders) -> tuple[dict[bytes, bytes], Mapping[bytes, list[bytes]]]:
+    """Of the wanted headers those that came once, and all values of those that came several times."""
+    found: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        lower = name.lower()
+        if lower in wanted:
+            found.setdefault(lower, []).append(value.strip(OWS))
+    named = {name: values[0] for name, values in found.items() if len(values) == 1}
+    return named, {name: values for name, values in found.items() if len(values) > 1}
+
+
 def only(values: Sequence[bytes]) -> bytes | None:
     """The value that all of them are; None when there is none, an empty one, or two that differ."""
     if not values or (len(values) > 1 and any(value != values[0] for value in values)):
@@ -304,9 +336,13 @@ def without_query(url: str) -> bytes:
     return utf8(re.split(r"[?#]", url, maxsplit=1)[0])
 
 
+def always(text: bytes) -> Callable[[Reader], bytes | None]:
+    return lambda reader: text
+
+
 def _header(name: str) -> Callable[[Reader], bytes | None]:
     lower = utf8(name.lower())
-    return lambda reader: reader.header(lower)
+    return lambda reader: reader.named.get(lower) or reader.header(lower)
 
 
 def _json(name: str) -> Callable[[Reader], bytes | None]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hmac
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final, NoReturn
 
 from relay.errors import Rejected
@@ -108,7 +107,7 @@ def with_headers(request: Request, headers: Mapping[str, str | bytes]) -> Reques
     raw = request.headers
     for name, value in headers.items():
         raw = with_header(raw, name, utf8(value) if isinstance(value, str) else value)
-    return replace(request, headers=raw)
+    return request.but(headers=raw)
 
 
 def with_id(request: Request, places: Sequence[Place], delivery_id: str) -> Request:

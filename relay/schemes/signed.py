@@ -165,8 +165,8 @@ class Signed(Scheme):
     def _signature_text(self, reader: Reader) -> bytes | None:
         if self.join is not None:
             for name in self.signature.place.headers:
-                if len(several := reader.headers.get(name, ())) > 1:
-                    return self.join.join(several)
+                if name in reader.several:
+                    return self.join.join(reader.several[name])
         return self.signature.place.read(reader)
 
     def _read_values(self, reader: Reader, whole: bytes) -> None:
@@ -188,4 +188,4 @@ class Signed(Scheme):
         for name, template in self.sign_headers:
             if ("{signature}" in template) == last:
                 headers = with_header(headers, name, utf8(fill(template, values)))
-        return replace(request, headers=headers)
+        return request.but(headers=headers)

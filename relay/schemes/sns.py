@@ -96,7 +96,7 @@ class Sns(Scheme):
             raise ValueError("the body to sign has no Type of SNS")
         signature = make_signature("rsa-sha256", key, content_of(body))
         signed = json.dumps({**body, "Signature": b64encode(signature).decode()}, ensure_ascii=False)
-        return replace(request, body=signed.encode())
+        return request.but(body=signed.encode())
 
     def headers_judged(self) -> frozenset[bytes]:
         return frozenset()

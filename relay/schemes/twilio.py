@@ -75,9 +75,7 @@ class Twilio(Scheme):
 
 def algorithm_named(reader: Reader) -> Algorithm | None:
     """SHA-1 when the request names none; None when it names one that is not known."""
-    if SETTINGS not in reader.headers:
-        return "sha1"
-    named = [part.partition(b"=") for part in b",".join(reader.headers[SETTINGS]).split(b",")]
+    named = [part.partition(b"=") for part in b",".join(reader.header_values(SETTINGS)).split(b",")]
     values = {value.strip().upper() for name, _, value in named if name.strip() == b"algorithm" and value.strip()}
     if len(values) > 1:
         return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hmac
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import md5
 from typing import Final
 
@@ -56,7 +56,7 @@ class UnisenderGo(Scheme):
             raise ValueError("the body to sign must hold 32 hex digits as auth, once")
         before, after = request.body.split(auth)
         digest = utf8(md5(before + key + after, usedforsecurity=False).hexdigest())
-        return replace(request, body=before + digest + after)
+        return request.but(body=before + digest + after)
 
     def headers_judged(self) -> frozenset[bytes]:
         return frozenset()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 from urllib.parse import quote_from_bytes
 
@@ -18,13 +17,13 @@ def put(request: Request, place: str, value: str) -> Request:
     """The request with this value at header:, query:, form: or json:, instead of what is there. Raises ValueError."""
     kind, _, name = place.partition(":")
     if kind == "header":
-        return replace(request, headers=with_header(request.headers, name, utf8(value)))
+        return request.but(headers=with_header(request.headers, name, utf8(value)))
     if kind == "query":
-        return replace(request, query=put_field(utf8(request.query), name, value).decode())
+        return request.but(query=put_field(utf8(request.query), name, value).decode())
     if kind == "form":
         if content_type(request.headers) != "application/x-www-form-urlencoded":
             raise ValueError("only a form of the type application/x-www-form-urlencoded can be signed")
-        return replace(request, body=put_field(request.body, name, value))
+        return request.but(body=put_field(request.body, name, value))
     if kind == "json":
         return put_json(request, lambda body: put_member(body, name.split("."), value))
     raise ValueError(f"nothing can be written to {place!r}")
@@ -54,7 +53,7 @@ def put_json(request: Request, edit: Callable[[Any], None]) -> Request:
         edit(body)
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise ValueError("the body is not the JSON that this provider sends") from error
-    return replace(request, body=json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode())
+    return request.but(body=json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode())
 
 
 def put_member(body: Any, path: Sequence[str], value: str) -> None:

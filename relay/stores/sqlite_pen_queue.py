@@ -142,7 +142,7 @@ class PenQueue:
         around, body_bytes = size_around(rejected), len(rejected.request.body)
         if around + body_bytes <= most:
             return Waiting(rejected, around + body_bytes, body_bytes, body_kept=True)
-        bare = replace(rejected, request=replace(rejected.request, body=b""))
+        bare = replace(rejected, request=rejected.request.but(body=b""))
         return Waiting(bare, around, body_bytes, body_kept=False) if around <= most else None
 
     def _has_place(self, source: str, size: int) -> bool:

@@ -79,6 +79,21 @@ async def test_genuine_is_accepted_and_the_same_again_is_a_duplicate(
     assert third["id"] != first["id"]
 
 
+async def test_a_header_that_comes_twice_counts_when_it_says_the_same(
+    serving: RelayProcess, http: aiohttp.ClientSession
+) -> None:
+    body, url = signing.json_body("evt_1"), f"{serving.receiver_url}/in/github"
+    signed = [*signing.github(body, "d-1").items(), ("X-Forwarded-For", "10.0.0.1"), ("X-Forwarded-For", "10.0.0.2")]
+    for headers, status in (
+        (signed, "accepted"),
+        ([*signed, *signed[1:]], "duplicate"),
+        ([*signed, signed[0]], None),  # the type of the body may be said once
+        ([*signed, ("X-Hub-Signature-256", "sha256=" + "0" * 64)], None),
+    ):
+        async with http.post(url, data=body, headers=headers) as answer:
+            assert (await answer.json()).get("status") == status
+
+
 REFUSALS: list[tuple[str, dict[str, str], int, str]] = [
     ("/in/github", {}, 401, "signature_missing"),
     ("/in/github", {"X-Hub-Signature-256": "sha256=" + "0" * 64}, 401, "signature_mismatch"),

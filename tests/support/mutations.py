@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from relay.models import RawHeaders, Request
 from relay.schemes.base import Part
@@ -90,7 +90,7 @@ def changes(vector: Vector, scheme: Scheme, place: str) -> Iterator[Changed]:
         return
     if kind == "method":
         for text in flipped(request.method.encode()):
-            yield Changed(place, replace(request, method=text.decode("latin-1")), url)
+            yield Changed(place, request.but(method=text.decode("latin-1")), url)
     elif kind.startswith("url"):
         start = url.index("/", 8) if kind == "url after host" else 0
         end = url.find("?") if kind == "url_noquery" and "?" in url else len(url)
@@ -98,10 +98,10 @@ def changes(vector: Vector, scheme: Scheme, place: str) -> Iterator[Changed]:
             yield Changed(place, request, text.decode("latin-1"))
     elif kind in ("body", "form", "json", "member"):
         for body in changed_bodies(request, kind, name):
-            yield Changed(place, replace(request, body=body), url)
+            yield Changed(place, request.but(body=body), url)
     elif kind in ("header", "token", "span"):
         for headers in changed_headers(request, scheme, kind, name):
-            yield Changed(place, replace(request, headers=headers), url)
+            yield Changed(place, request.but(headers=headers), url)
     else:
         raise AssertionError(f"no test changes {place}")
 

@@ -104,7 +104,7 @@ class Case:
         """What both say of the body as we sign it, and of what may not pass for that."""
         now = time.time()
         sent = self.signed(body, now)
-        changed = replace(sent, request=replace(sent.request, body=sent.body + b" "))
+        changed = replace(sent, request=sent.request.but(body=sent.body + b" "))
         found = {"as signed": sent, "another body": changed, "another secret": replace(sent, secret=self.other)}
         if self.past is not None:
             found["too old"] = self.signed(body, now - self.past - MARGIN_S)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from relay.errors import Rejected
 from relay.fast_lane import (
+    FIRST_LINE_BYTES_MAX,
     HELD_BYTES_MAX,
     REQUEST_BYTES_MAX,
     SWEEP_SECONDS,
@@ -24,13 +25,13 @@ from relay.fast_lane import (
     Plain,
     read_plain,
 )
-from relay.models import Accepted
+from relay.models import Accepted, Request
 from relay.receiver_http import accepted_bytes, respond, response_bytes
 
 HEAD_MAX = 16 * 1024
 PLAIN = (
     b"POST /in/stripe?a=1&b=%20 HTTP/1.1\r\nHost: relay.example:8080\r\nContent-Type: application/json\r\n"
-    b"X-Odd:\t padded \xff \r\nX-Empty:\r\nX-Twice: 1\r\nx-twice: 2\r\nContent-Length: 5\r\n\r\n"
+    b"X-Odd:\t padded \xff\r\nX-Empty:\r\nX-Twice: 1\r\nx-twice: 2\r\nContent-Length: 5\r\n\r\n"
 )
 
 
@@ -45,15 +46,16 @@ async def as_aiohttp_reads(data: bytes) -> Plain:
     [(message, body), *_], _, tail = parser.feed_data(data)
     assert (message.method, message.version, message.upgrade, message.chunked) == ("POST", (1, 1), False, False)
     content = await body.read()
-    source = message.path.partition("?")[0].removeprefix("/in/")
+    path, _, query = message.path.partition("?")
+    names = [name.lower() for name, _ in message.raw_headers]
     return Plain(
-        source,
+        path.removeprefix("/in/"),
         message.path,
-        message.headers["Host"],
-        message.raw_headers,
-        content,
+        message.headers["Host"].encode("utf-8", "surrogateescape"),
+        Request("POST", path, query, message.raw_headers, content),
         len(data) - len(tail),
         message.should_close,
+        {name.lower(): value for name, value in message.raw_headers} if len(set(names)) == len(names) else None,
     )
 
 
@@ -61,13 +63,18 @@ async def test_a_plain_request_is_read_as_aiohttp_reads_it() -> None:
     found = read(PLAIN + b"{...}")
     assert found == await as_aiohttp_reads(PLAIN + b"{...}")
     assert found.source == "stripe"
-    assert dict(found.headers)[b"X-Odd"] == b"padded \xff"
+    assert dict(found.request.headers)[b"X-Odd"] == b"padded \xff"
+
+
+async def test_a_first_line_that_is_too_long_to_be_remembered_is_read_too() -> None:
+    long = PLAIN.replace(b"a=1", b"a=" + b"1" * FIRST_LINE_BYTES_MAX) + b"{...}"
+    assert read(long) == await as_aiohttp_reads(long)
 
 
 def test_what_follows_is_the_next_request() -> None:
     found = read(PLAIN + b"{...}" + PLAIN)
     assert isinstance(found, Plain)
-    assert (found.body, found.end) == (b"{...}", len(PLAIN) + 5)
+    assert (found.request.body, found.end) == (b"{...}", len(PLAIN) + 5)
 
 
 def test_every_beginning_is_unfinished() -> None:
@@ -103,8 +110,13 @@ UNUSUAL = {
     "an expectation": PLAIN.replace(b"X-Odd", b"Expect: 100-continue\r\nX-Odd"),
     "an upgrade": PLAIN.replace(b"X-Odd", b"Connection: upgrade\r\nUpgrade: websocket\r\nX-Odd"),
     "two wishes": PLAIN.replace(b"X-Odd", b"Connection: close\r\nConnection: keep-alive\r\nX-Odd"),
+    "a blank at a line's end": PLAIN.replace(b"padded", b"padded \r\nX-Odd: "),
+    "a tab in a value": PLAIN.replace(b"padded", b"pad\tded"),
+    "a tab at a line's end": PLAIN.replace(b"X-Empty:", b"X-Empty:\t"),
     "a list of wishes": PLAIN.replace(b"X-Odd", b"Connection: close, te\r\nX-Odd"),
     "no host": PLAIN.replace(b"Host:", b"X-Host:"),
+    "two types": PLAIN.replace(b"X-Odd", b"Content-type: text/plain\r\nX-Odd"),
+    "two agents": PLAIN.replace(b"X-Odd", b"User-Agent: a\r\nUser-Agent: a\r\nX-Odd"),
     "two hosts": PLAIN.replace(b"X-Odd", b"Host: other\r\nX-Odd"),
     "a long body": PLAIN.replace(b"Length: 5", b"Length: %d" % REQUEST_BYTES_MAX),
     "a long head": PLAIN.replace(b"padded", b"x" * HEAD_MAX),
@@ -123,7 +135,7 @@ def test_too_many_headers_are_aiohttps() -> None:
     assert isinstance(read(PLAIN + b"{...}", headers_max=7), Plain)
 
 
-@pytest.mark.parametrize(("wish", "last"), [(b"Keep-Alive", False), (b"close", True), (b" Close\t", True)])
+@pytest.mark.parametrize(("wish", "last"), [(b"Keep-Alive", False), (b"close", True), (b"\t Close", True)])
 def test_whether_it_is_the_last_is_nothing_unusual(wish: bytes, last: bool) -> None:
     found = read(PLAIN.replace(b"X-Odd", b"connection: " + wish + b"\r\nX-Odd") + b"{...}")
     assert isinstance(found, Plain)
@@ -137,6 +149,7 @@ PIECES = [
         b"Connection: close\r\n",
         b"Connection: keep-alive\r\n",
         b"content-length:2\r\n",
+        b"Content-Type: a\r\n",
         b"\x80",
         b"0\r\n\r\n",
         b"A:\r\n",

@@ -7,7 +7,6 @@ import hmac
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -82,7 +81,7 @@ def test_a_signed_one_is_judged_by_its_signature_like_any_delivery(each: Case) -
     preset = preset_of(each.preset, each.options)
     assert isinstance(judge(preset.scheme, each.secrets, each.request, each.url), Verified)
     body = each.body.replace(b"{", b"{ ", 1).replace(b"2336412f37fake", b"2336412f38fake")
-    altered = replace(each.request, body=body)
+    altered = each.request.but(body=body)
     assert code(judge(preset.scheme, each.secrets, altered, each.url)) in ("signature_mismatch", "body_altered")
 
 
@@ -90,7 +89,7 @@ def test_a_signed_one_is_judged_by_its_signature_like_any_delivery(each: Case) -
 def test_another_method_is_no_handshake(each: Case) -> None:
     preset = preset_of(each.preset, each.options)
     for method in {"POST", "GET", "HEAD", "PUT", "DELETE", "OPTIONS", "get"} - methods_of(preset.handshakes):
-        assert asked(preset, replace(each.request, method=method), each.secrets) == (None, None)
+        assert asked(preset, each.request.but(method=method), each.secrets) == (None, None)
 
 
 def test_samples_are_deliveries_unless_they_are_handshakes() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from relay.models import Accepted
 from relay.telemetry import Telemetry
 
 HOSTILE = ("two\nlines", "clears\x1b[2J", "c1\x9b31m", "sep\u2028arated", "forged=field", "")
@@ -54,6 +55,24 @@ def test_a_line_is_json_whatever_stands_in_it() -> None:
         line = stream.getvalue()
         assert line.isascii()
         assert json.loads(line)["event"] == "thing.happened"
+
+
+@pytest.mark.parametrize(("duplicate", "code"), [(False, "accepted"), (True, "duplicate")])
+def test_what_was_taken_is_logged_like_anything_else_and_counted(duplicate: bool, code: str) -> None:
+    stream = io.StringIO()
+    telemetry = Telemetry(stream, as_json=True)
+    for seconds in (0.03125, 0.5):
+        telemetry.took("github", Accepted("01M", duplicate), seconds, 7)
+    telemetry.log(f"delivery.{'duplicated' if duplicate else code}", source="github", id="01M", bytes=7, ms=500.0)
+    first, second, usual = ({**json.loads(line), "at": ""} for line in stream.getvalue().splitlines())
+    assert (list(second), second) == (list(usual), usual)
+    assert first["ms"] == 31.2
+    metrics = telemetry.exposition().decode().splitlines()
+    assert f'relay_requests_total{{code="{code}",source="github"}} 2.0' in metrics
+    assert 'relay_body_bytes_total{source="github"} 14.0' in metrics
+    assert 'relay_request_seconds_bucket{le="0.025",source="github"} 0.0' in metrics
+    assert 'relay_request_seconds_bucket{le="0.05",source="github"} 1.0' in metrics
+    assert 'relay_request_seconds_sum{source="github"} 0.53125' in metrics
 
 
 async def test_the_lines_of_a_turn_are_written_together_and_those_of_other_threads_at_once() -> None:

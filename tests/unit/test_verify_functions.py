@@ -126,7 +126,7 @@ def test_no_signed_byte_of_the_body_can_be_changed(vector: Vector) -> None:
             *(body[:index] + bytes([body[index] ^ flip]) + body[index + 1 :] for flip in (0x01, 0x20, 0x80)),
             body[:index] + body[index + 1 :],
         ):
-            if isinstance(answer_to(vector, replace(vector.request, body=changed)), Verified):
+            if isinstance(answer_to(vector, vector.request.but(body=changed)), Verified):
                 assert signed_part(vector, changed) == before, (index, changed[index - 20 : index + 20])
                 accepted += 1
     assert vector.preset in SIGNED or accepted == 0
@@ -146,7 +146,7 @@ def test_no_byte_of_a_signed_header_can_be_changed(vector: Vector) -> None:
         for index in range(len(value)):
             changed = value[:index] + bytes([value[index] ^ 1]) + value[index + 1 :]
             headers = tuple((k, changed if k.decode() == name else v) for k, v in vector.request.headers)
-            assert isinstance(answer_to(vector, replace(vector.request, headers=headers)), Rejected), (name, index)
+            assert isinstance(answer_to(vector, vector.request.but(headers=headers)), Rejected), (name, index)
 
 
 @pytest.mark.parametrize("vector", [v for v in VALID if v.preset == "contentful"], ids=lambda vector: vector.id)

@@ -244,7 +244,7 @@ class TestPaypal:
         assert self.judged(good + certificate(rsa_key(2), "an authority")) == "verified"
         assert self.judged(good, None, "other", "WH-ID") == "verified"
         assert self.judged(good, None, "other") == "signature_mismatch"
-        assert self.judged(good, replace(self.request(), body=b'{"id":"WH-2"}')) == "signature_mismatch"
+        assert self.judged(good, self.request().but(body=b'{"id":"WH-2"}')) == "signature_mismatch"
         assert self.judged(certificate(rsa_key(2), "x.paypal.com")) == "signature_mismatch"
 
     def test_the_words_of_an_explanation_are_no_webhook_id(self) -> None:
@@ -305,7 +305,7 @@ class TestPaypal:
 
     def test_twice_with_different_values(self) -> None:
         request = self.request()
-        twice = replace(request, headers=(*request.headers, (b"paypal-cert-url", b"https://evil.test/")))
+        twice = request.but(headers=(*request.headers, (b"paypal-cert-url", b"https://evil.test/")))
         assert self.wanted(twice) == []
         answer = judge(self.scheme, ["WH-ID"], twice)
         assert code(answer) == "signature_missing"

@@ -291,4 +291,4 @@ def test_dropbox_sign() -> None:
         for name, other in (("event_type", "signature_request_viewed"), ("event_time", event["event_time"] + "0")):
             changed = sent.body.replace(f'"{event[name]}"'.encode(), f'"{other}"'.encode())
             assert changed != sent.body
-            assert DROPBOX_SIGN.both(replace(sent, request=replace(sent.request, body=changed)), NOW) == REFUSED
+            assert DROPBOX_SIGN.both(replace(sent, request=sent.request.but(body=changed)), NOW) == REFUSED
