@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 from msgspec import Struct
 from msgspec.structs import replace
 
+# Those that are array_like are written as lists, without their fields' names, on their way to the store's process.
+
 #: Header names and values exactly as they came, in order, duplicates kept.
 RawHeaders: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
@@ -33,7 +35,7 @@ class EventState(StrEnum):
     DEAD = "dead"
 
 
-class Request(Struct, frozen=True, gc=False):
+class Request(Struct, frozen=True, gc=False, array_like=True):
     """One HTTP request as it arrived: `path` without the query, `query` without the `?`, `body` as on the wire."""
 
     method: str
@@ -55,7 +57,7 @@ class Request(Struct, frozen=True, gc=False):
         return replace(self, **changes)
 
 
-class Delivery(Struct, frozen=True):
+class Delivery(Struct, frozen=True, array_like=True):
     """One genuine request, kept whole. `id` is a ULID of ours; `key` is the provider's own delivery id, if it has one.
 
     `environment` is the one the *request* asked for (header, else query); None when it asked for none.
@@ -71,7 +73,7 @@ class Delivery(Struct, frozen=True):
     generation: int = 0
 
 
-class Event(Struct, frozen=True):
+class Event(Struct, frozen=True, array_like=True):
     """One Inngest event, ready to send. `json` is its complete JSON text and holds the same id, name and ts.
 
     `id` is what Inngest and the relay deduplicate by, within one destination and environment.
