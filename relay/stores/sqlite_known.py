@@ -3,7 +3,8 @@
 What is added goes into a log, one row a transaction, and into a dict. When the dict is full it becomes a *run*: its
 entries, cut by their digests' first byte into 256 rows that are written in order and never again. Up to 32 runs make a
 *partition*, whose numbers lie close together, so that old ones go by whole partitions. What runs hold is found by
-prints in memory (`sqlite_known_prints`). All that is not adding is done in short steps, one or a few a transaction.
+prints in memory (`sqlite_known_prints`); the last run's dict stays until the next one is full, since what comes again
+mostly comes soon. All that is not adding is done in short steps, one or a few a transaction.
 
     adding ─▶ log + dict ──full──▶ run of 32 Ki ids, in a partition of up to 1 Mi ──old──▶ dropped
 """
@@ -27,8 +28,9 @@ from relay.stores.sqlite_known_prints import (
 from relay.stores.sqlite_known_tables import Tables
 
 NUMBER_END: Final = 2**63
-#: What a transaction did: an addition and what was there before it, or a step of a job.
-Done: TypeAlias = tuple[bytes, int | None] | tuple[bytes, Job]
+#: What a transaction did beside adding digests that were new to it, and how many of those came before: a step of a
+#: job, or another number for a digest that it had added already, with the one it had.
+Done: TypeAlias = tuple[int, tuple[bytes, int] | Job]
 
 
 class Known:
@@ -48,9 +50,11 @@ class Known:
         self._prints = Prints()
         self._buckets = self._prints.buckets
         self._fresh = Batch()
-        self._frozen: dict[bytes, int] = {}
-        self._jobs: list[Job] = []
+        self._adding: dict[bytes, int] = {}  # in this transaction
+        self._recent: dict[bytes, int] = {}  # the last batch that became, or becomes, a run
+        self._recent_in: Partition | None = None
         self._journal: list[Done] = []
+        self._jobs: list[Job] = []
         self._at_start = True
         self._entries: list[bytes] = []
         self._bounds = (0, 0)
@@ -63,15 +67,17 @@ class Known:
 
     def find(self, digest: bytes) -> int | None:
         """The newest number added for a digest, in this transaction too."""
-        number = self._fresh.numbers.get(digest)
-        if number is None:
-            number = self._frozen.get(digest)
-        if number is not None:
-            return number
+        adding, fresh, recent = self._adding, self._fresh.numbers, self._recent
+        if digest in adding:
+            return adding[digest]
+        if digest in fresh:
+            return fresh[digest]
+        if digest in recent:
+            return recent[digest]
         first, second = OF_DIGEST(digest)
-        if chr(second * 27 >> 5) not in self._buckets[first >> 1]:
-            return None
-        return self._find_in_runs(digest)
+        if chr(second * 27 >> 5) in self._buckets[first >> 1]:
+            return self._find_in_runs(digest)
+        return None
 
     def _find_in_runs(self, digest: bytes) -> int | None:
         looked_in = None
@@ -88,65 +94,69 @@ class Known:
         """16 bytes, 0 <= number < 2**63. Adding again replaces the number."""
         if self._at_start:
             self._begin(number)
-        numbers = self._fresh.numbers
-        self._journal.append((digest, numbers.get(digest)))
-        numbers[digest] = number
+        adding = self._adding
+        if digest in adding:
+            self._journal.append((len(adding), (digest, adding[digest])))
+        adding[digest] = number
 
     def mark(self) -> int:
         """For `undo`, in the same transaction."""
-        return len(self._journal)
+        return len(self._adding) + len(self._journal)
 
     def undo(self, mark: int) -> None:
         """Take back what was added and done since. For ROLLBACK TO, which has undone it in the file."""
-        numbers = self._fresh.numbers
-        while len(self._journal) > mark:
-            digest, before = self._journal.pop()
-            if isinstance(before, Job):
-                before.staged -= 1
-            elif before is None:
-                del numbers[digest]
+        adding, journal = self._adding, self._journal
+        while len(adding) + len(journal) > mark:
+            if not journal or journal[-1][0] < len(adding):
+                adding.popitem()
+                continue
+            _, done = journal.pop()
+            if isinstance(done, Job):
+                done.staged -= 1
             else:
-                numbers[digest] = before
+                adding[done[0]] = done[1]
         self._jobs = [job for job in self._jobs if job.staged or not job.asked]
 
     # ── the transaction's end ──
 
     def before_commit(self) -> None:
         """Write down what was added; do a little housekeeping, more after many additions, so that it keeps up."""
-        added = self._added()
+        added = len(self._adding)
         if added:
-            self._log(added)
-        steps = 1 + len(added) * self._sizes.steps_per_run // self._sizes.run_ids
+            self._log()
+        steps = 1 + added * self._sizes.steps_per_run // self._sizes.run_ids
         while steps and self.step():
             steps -= 1
 
-    def _added(self) -> list[bytes]:
-        return [digest for digest, before in self._journal if not isinstance(before, Job)]
-
-    def _log(self, added: list[bytes]) -> None:
+    def _log(self) -> None:
         self._make_tables()
-        numbers = [self._fresh.numbers[digest] for digest in added]
-        self._bounds = min(numbers), max(numbers)
+        adding = self._adding
+        self._bounds = low, high = min(adding.values()), max(adding.values())
         width = ENTRY_BYTES - DIGEST_BYTES
-        self._entries = [digest + number.to_bytes(width, "big") for digest, number in zip(added, numbers, strict=True)]
+        self._entries = [digest + number.to_bytes(width, "big") for digest, number in adding.items()]
         entries = b"".join(self._entries)
-        if len(entries) != len(added) * ENTRY_BYTES or self._bounds[0] < 0 or self._bounds[1] >= NUMBER_END:
+        if len(entries) != len(adding) * ENTRY_BYTES or low < 0 or high >= NUMBER_END:
             raise ValueError("a digest is not 16 bytes long, or a number no positive 64-bit integer")
         self._tables.log(self._next_seq, entries)
 
     def committed(self) -> None:
         """The transaction is durable."""
-        assert self._entries or self._at_start or not self._added(), "before_commit was not called"
+        assert self._entries or not self._adding, "before_commit was not called"
         if self._entries:
-            self._fresh.write_down(self._entries, *self._bounds)
+            self._fresh.write_down(self._adding, self._entries, *self._bounds)
             self._next_seq += 1
-        self._journal.clear()
-        for job in [job for job in self._jobs if job.staged > job.done]:
-            if job.commit(self._prints):
-                self._finished(job)
+        if self._journal:
+            self._apply_steps()
         self._made_now = False
         self._end()
         self._freeze_when_full()
+
+    def _apply_steps(self) -> None:
+        for job in [job for job in self._jobs if job.staged > job.done]:
+            if job.commit(self._prints):
+                self._finished(job)
+        if self._recent_in is not None and self._recent_in.dropped:
+            self._recent, self._recent_in = {}, None
 
     def rolled_back(self) -> None:
         """Nothing of the transaction counts."""
@@ -156,6 +166,8 @@ class Known:
         self._end()
 
     def _end(self) -> None:
+        self._adding.clear()
+        self._journal.clear()
         self._entries = []
         self._at_start = True
 
@@ -166,7 +178,7 @@ class Known:
         for job in self._jobs:
             if job.staged < job.steps:
                 job.stage(self._tables)
-                self._journal.append((b"", job))
+                self._journal.append((len(self._adding), job))
                 return True
         return False
 
@@ -183,7 +195,7 @@ class Known:
             drop = Drop(partition, self._sizes)
             self._queue(drop)
             drop.stage(self._tables)
-            self._journal.append((b"", drop))
+            self._journal.append((len(self._adding), drop))
         return bool(old) or self.step()
 
     def _begin(self, number: int) -> None:
@@ -205,8 +217,8 @@ class Known:
         if any(isinstance(job, Fold) for job in self._jobs):
             return
         batch, self._fresh = self._fresh, Batch()
-        self._frozen = batch.numbers
-        self._queue(Fold(self._partition_for(batch), batch, self._next_seq - 1, self._sizes))
+        self._recent, self._recent_in = batch.numbers, self._partition_for(batch)
+        self._queue(Fold(self._recent_in, batch, self._next_seq - 1, self._sizes))
 
     def _partition_for(self, batch: Batch) -> Partition:
         partitions = self._prints.partitions
@@ -224,7 +236,6 @@ class Known:
     def _finished(self, job: Job) -> None:
         self._jobs.remove(job)
         if isinstance(job, Fold):
-            self._frozen = {}
             self._trim()
             self._save_where_needed()
 
@@ -292,6 +303,6 @@ class Known:
         for seq, logged in self._tables.logged_after(self._next_seq - 1):
             entries = [logged[at : at + ENTRY_BYTES] for at in range(0, len(logged), ENTRY_BYTES)]
             numbers = [int.from_bytes(entry[DIGEST_BYTES:], "big") for entry in entries]
-            self._fresh.numbers.update(zip((entry[:DIGEST_BYTES] for entry in entries), numbers, strict=True))
-            self._fresh.write_down(entries, min(numbers), max(numbers))
+            added = dict(zip((entry[:DIGEST_BYTES] for entry in entries), numbers, strict=True))
+            self._fresh.write_down(added, entries, min(numbers), max(numbers))
             self._next_seq = seq + 1

@@ -17,7 +17,8 @@ from relay.stores.sqlite_known_tables import Tables
 class Sizes:
     """How much one thing holds and one step does."""
 
-    #: Additions that are kept as they are in memory before they become a run: about 140 bytes each, and twice as many.
+    #: Additions that are kept as they are in memory before they become a run, and until the next one does: about 140
+    #: bytes each.
     run_ids: int = 32_768
     #: At most 256. More: prints are saved in bigger rows.
     partition_runs: int = 32
@@ -42,8 +43,9 @@ class Batch:
         self.low = 2**63
         self.high = -1
 
-    def write_down(self, entries: list[bytes], low: int, high: int) -> None:
-        """Additions that are committed now; `numbers` has them already."""
+    def write_down(self, added: dict[bytes, int], entries: list[bytes], low: int, high: int) -> None:
+        """Additions that are committed now, also as entries; `low` and `high` bound their numbers."""
+        self.numbers.update(added)
         rows = self.rows
         for entry in entries:
             rows[entry[0]] += entry

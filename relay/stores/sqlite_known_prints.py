@@ -82,9 +82,10 @@ class Prints:
             at = self.buckets[bucket].rfind(wanted, 0, at)
 
     def _partition_at(self, bucket: int, at: int) -> Partition:
-        for partition in self.partitions:
-            at -= partition.counts[bucket]
-            if at < 0:
+        start = len(self.buckets[bucket])
+        for partition in reversed(self.partitions):  # what is asked for is mostly in the newest
+            start -= partition.counts[bucket]
+            if at >= start:
                 return partition
         raise AssertionError("a print that no partition has counted")
 

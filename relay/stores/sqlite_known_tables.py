@@ -44,6 +44,7 @@ class Tables:
         self.connection = connection
         self._table = f"known_{name}"
         self._texts: dict[str, str] = {}
+        self._read_row = READ_ROW.format(self._table)
 
     def _execute(self, statement: str, *values: object) -> sqlite3.Cursor:
         text = self._texts.get(statement)
@@ -87,7 +88,7 @@ class Tables:
         self._execute(WRITE_ROW, place(partition, run) + prefix, entries)
 
     def read_row(self, partition: int, run: int, prefix: int) -> bytes:
-        found = self._execute(READ_ROW, place(partition, run) + prefix).fetchone()
+        found = self.connection.execute(self._read_row, (place(partition, run) + prefix,)).fetchone()
         entries: bytes = found[0] if found else b""
         return entries
 

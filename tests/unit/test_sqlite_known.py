@@ -68,6 +68,44 @@ def test_the_last_number_counts_wherever_the_first_one_went(opened: KnownFile) -
     assert opened.known.find(digest("again")) == 2
 
 
+def test_what_comes_again_soon_is_found_without_the_file(opened: KnownFile) -> None:
+    said: list[str] = []
+    opened.connection.set_trace_callback(said.append)
+    for start in range(0, 40, SMALL.run_ids):
+        opened.add(*range(start, start + SMALL.run_ids), number=start)
+        opened.settle()
+        assert {opened.known.find(digest(name)) for name in range(start, start + SMALL.run_ids)} == {start}
+    assert not [line for line in said if line.startswith("SELECT")]
+    assert opened.known.find(digest(0)) == 0
+    assert [line for line in said if line.startswith("SELECT")]
+
+
+def test_what_is_dropped_is_unknown_at_once_even_if_it_came_last(opened: KnownFile) -> None:
+    opened.add(*range(SMALL.run_ids), number=1)
+    opened.settle()
+    opened.begin()
+    opened.known.drop_below(2)
+    opened.commit()
+    assert {opened.known.find(digest(name)) for name in range(SMALL.run_ids)} == {None}
+
+
+def test_what_a_transaction_adds_twice_is_taken_back_in_steps(opened: KnownFile) -> None:
+    opened.add("a", number=1)
+    opened.begin()
+    opened.known.add(digest("a"), 2)
+    opened.known.add(digest("b"), 3)
+    mark = opened.known.mark()
+    for number in (4, 5):
+        opened.known.add(digest("a"), number)
+        opened.known.add(digest(f"c{number}"), number)
+    opened.known.undo(mark)
+    assert [opened.known.find(digest(name)) for name in ("a", "b", "c4", "c5")] == [2, 3, None, None]
+    opened.known.undo(0)
+    assert [opened.known.find(digest(name)) for name in ("a", "b")] == [1, None]
+    opened.commit()
+    assert opened.rows("log") == 1
+
+
 def test_tables_that_a_rollback_took_are_made_again(path: Path) -> None:
     connection = open_writer(path)
     connection.execute("BEGIN")
@@ -224,6 +262,7 @@ def test_runs_keep_up_with_big_transactions(path: Path) -> None:
     for start in range(0, 3000, 30):
         opened.add(*range(start, start + 30), number=start)
         assert len(opened.known._fresh.numbers) <= 60
+        assert len(opened.known._recent) <= 60
     opened.connection.close()
 
 

@@ -100,3 +100,10 @@ def test_the_hashes_keep_names_apart() -> None:
     assert len({event_hash(*each) for each in names}) == len(names)
     keys = [("a", "b", "c"), ("ab", "", "c"), ("a", "", "bc"), ("a", "bc", ""), ("", "a", "bc")]
     assert len({key_hash(*each) for each in keys}) == len(keys)
+
+
+def test_the_hashes_are_those_that_stand_in_the_files_of_earlier_versions() -> None:
+    assert key_hash("stripe", "", "evt_1").hex() == "0ebac1ee6835436e86ddbac23d5df52a"
+    assert key_hash("stripe", "höst", "\ud800").hex() == "2be87dd3d1c57f32a8357194666ff8f5"
+    assert event_hash("main", None, "evt_1").hex() == "60d64cc1f323c77f6f155e3df0a9ca4e"
+    assert event_hash("main", "", "evt_1").hex() == "77d0b6cb36342b2a86cbf737bcbca465"
