@@ -25,7 +25,9 @@ from relay.sandbox_channel import (
     REQUEST,
     RESULT,
     RUN_ONCE,
+    SIZES,
     Channel,
+    Encoded,
     Frame,
 )
 from relay.sandbox_context import Inputs
@@ -52,46 +54,6 @@ def stack_bytes() -> int:
     return STACK_BYTES_MAX if soft < 0 else min(STACK_BYTES_MAX, soft // 4)
 
 
-def answer_request(engine: Engine, frame: Frame) -> tuple[int, int, bytes]:
-    """The request's number, and the reply's kind and text."""
-    data, at = frame
-    _, operation, number, place, script_bytes, *sizes = REQUEST.unpack_from(data, at)
-    try:
-        if script_bytes != ABSENT:  # whatever becomes of the call: the parent does not send it again
-            engine.put(place, decode(data, at + REQUEST.size, script_bytes))
-            at += script_bytes
-        if operation == COMPILE:
-            engine.compile(engine.scripts[place])
-            return number, NOTHING, b""
-        text = engine.run(place, read_inputs(data, at + REQUEST.size, *sizes), once=operation == RUN_ONCE)
-    except ScriptError as error:
-        return number, ERROR, error.encode()
-    except MemoryError:  # of the process: a body of many times the usual limit
-        full = ScriptError("script_out_of_memory", "the request alone takes more memory than a sandbox child has")
-        return number, ERROR, full.encode()
-    if text is None:
-        return number, NOTHING, b""
-    return number, RESULT, text.encode("utf-8", "replace")
-
-
-def read_inputs(
-    data: bytes | bytearray, at: int, raw_bytes: int, evt_bytes: int, headers_bytes: int, query_bytes: int
-) -> Inputs:
-    evt = query = None
-    raw_at, at = at, at + raw_bytes
-    raw = data[raw_at:at].decode("utf-8", "replace")
-    if evt_bytes != ABSENT:
-        evt = decode(data, at, evt_bytes)
-        at += evt_bytes
-    if query_bytes != ABSENT:
-        query = decode(data, at + headers_bytes, query_bytes)
-    return raw, evt, data[at : at + headers_bytes].decode("utf-8", "replace"), query
-
-
-def decode(data: bytes | bytearray, at: int, size: int) -> str:
-    return data[at : at + size].decode("utf-8", "replace")
-
-
 def serve(channel: Channel, engine: Engine) -> None:
     """Answer until the parent closes its end; make contexts while nobody asks."""
     while True:
@@ -100,7 +62,56 @@ def serve(channel: Channel, engine: Engine) -> None:
         frame = channel.read()
         if frame is None:
             return
-        channel.answer(*answer_request(engine, frame))
+        answer_request(channel, engine, frame)
+
+
+def answer_request(channel: Channel, engine: Engine, frame: Frame) -> None:
+    """Each of its calls by itself, one after another."""
+    data, at = frame
+    _, operation, place, script_bytes, calls = REQUEST.unpack_from(data, at)
+    sizes_at = at + REQUEST.size
+    at = sizes_at + calls * SIZES.size
+    sizes = data[sizes_at:at]
+    if script_bytes != ABSENT:  # whatever becomes of the calls: the parent does not send it again
+        engine.put(place, decode(data, at, at + script_bytes))
+        at += script_bytes
+    for raw_bytes, evt_bytes, headers_bytes, query_bytes in SIZES.iter_unpack(sizes):
+        evt_at = at + raw_bytes
+        headers_at = evt_at + evt_bytes
+        query_at = headers_at + headers_bytes
+        ends = (at, evt_at, headers_at, query_at, query_at + query_bytes)
+        channel.answer(answer_call(engine, operation, place, data, ends))
+        at = ends[4]
+
+
+def answer_call(
+    engine: Engine, operation: int, place: int, data: memoryview, ends: tuple[int, int, int, int, int]
+) -> Encoded:
+    """`ends`: where the call's texts lie in `data`, each to where the next begins."""
+    try:
+        if operation == COMPILE:
+            engine.compile(engine.scripts[place])
+            return NOTHING, b""
+        text = engine.run(place, read_inputs(data, *ends), once=operation == RUN_ONCE)
+    except ScriptError as error:
+        return ERROR, error.encode()
+    except MemoryError:  # of the process: a body of many times the usual limit
+        full = ScriptError("script_out_of_memory", "the request alone takes more memory than a sandbox child has")
+        return ERROR, full.encode()
+    return (NOTHING, b"") if text is None else (RESULT, text.encode())
+
+
+def read_inputs(data: memoryview, raw_at: int, evt_at: int, headers_at: int, query_at: int, end: int) -> Inputs:
+    return (
+        str(data[raw_at:evt_at], "utf-8", "replace"),
+        decode(data, evt_at, headers_at) if evt_at < headers_at else None,
+        str(data[headers_at:query_at], "utf-8", "replace"),
+        decode(data, query_at, end) if query_at < end else None,
+    )
+
+
+def decode(data: memoryview, at: int, end: int) -> str:
+    return str(data[at:end], "utf-8", "replace")
 
 
 def make_engine(settings: dict[str, Any]) -> Engine:

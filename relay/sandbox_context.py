@@ -32,11 +32,12 @@ class ScriptContext:
     def __init__(self, binding: Any, wrapper: str, script: str, limits: Limits) -> None:
         self.binding, self.script, self.limits = binding, script, limits
         self.context = empty_context(binding, limits)
-        self.length_max = float(limits.output_bytes)
         self.context.set_time_limit(limits.seconds)
         self.step = self.context.eval(wrapper)
         self.prepare()
         self.factory = self.context.eval(self.prefix + script + FACTORY_SUFFIX)
+        self.transform = self.step(0, self.factory, float(limits.output_bytes))  # the wrapper's relayCall
+        self.chars_max = limits.output_bytes // 4  # so many take no more than output_bytes for sure
 
     def prepare(self) -> None:
         """Between the wrapper and the script."""
@@ -54,7 +55,7 @@ class ScriptContext:
 
         `began`: the process's CPU time now; that to read a large body is not the script's.
         """
-        answer = self.guarded(self.step, 0, self.factory, self.length_max)
+        answer = self.guarded(self.transform, None)
         if answer == 2:
             answer = self.settle(began)
         return self.judge(answer)
@@ -97,8 +98,7 @@ class ScriptContext:
 
     def is_too_large(self, text: str) -> bool:
         """A character takes four bytes at most, so that most texts need not be measured."""
-        bytes_max = self.limits.output_bytes
-        return len(text) > bytes_max // 4 and len(text.encode("utf-8", "replace")) > bytes_max
+        return len(text) > self.chars_max and len(text.encode("utf-8", "replace")) > self.limits.output_bytes
 
     def guarded(self, call: Any, *arguments: Any) -> Any:
         """Call the engine; what it raises itself (a limit reached, mostly) becomes a ScriptError."""
@@ -120,4 +120,6 @@ def guarded(binding: Any, call: Any, *arguments: Any) -> Any:
     except MemoryError:
         raise ScriptError("script_out_of_memory", "") from None
     except (TypeError, ValueError, SystemError) as error:  # a value that the binding cannot hand over
+        if isinstance(error.__cause__, MemoryError):  # of the process: there was none for a text as UTF-8
+            raise ScriptError("script_out_of_memory", "") from None
         raise ScriptError("script_raised", f"the result cannot be read: {error}") from None

@@ -17,8 +17,8 @@ FRAME: Final = re.compile(r"^\s*at (?:(?P<name>[^\n]{1,200}?) \()?(?:<input>:(?P
 #: The wrapper's own functions: where they begin, the script's frames end.
 WRAPPER_FRAMES: Final = frozenset(
     {
-        *("relayStep", "relayRead", "relayBody", "relayRun", "relayDone", "relayAwait", "relayResolve"),
-        *("relayFulfilled", "relayRejected", "relayText", "relayFail", "relaySure"),
+        *("relayStep", "relayRead", "relayBody", "relayCall", "relayDone", "relayAwait", "relayResolve"),
+        *("relayFulfilled", "relayRejected", "relayText", "relayFail"),
     }
 )
 

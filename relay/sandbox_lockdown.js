@@ -1,17 +1,16 @@
 // Runs after sandbox_wrapper.js in a context that is used again. Freezes everything that two calls could share, so that
 // nothing a script does is there in the next call, and makes sure that a script which could notice is found out:
-// its value, relayDoubts(), tells whether an error of any kind was made since it was last asked, caught or not.
+// `relayDoubt`, with which its value is to be called, is called for every error that is made, caught or not.
 // The script is strict here, so a write to something frozen is such an error, and the call is then made again in a
 // fresh context, where the write succeeds.
-(function relayLockdown() {
+(function relayLockdown(relayDoubt) {
   "use strict";
   const global = globalThis;
   const { freeze, defineProperty, getOwnPropertyDescriptor, getPrototypeOf } = Object;
   const { ownKeys } = Reflect;
 
   // Called by the engine for every error made, in native code too. Then out of everybody's reach.
-  let doubts = false;
-  Error.prepareStackTrace = function relayError() { doubts = true; return ""; };
+  Error.prepareStackTrace = relayDoubt;
 
   // Arrows and methods: they have no prototype object, which would be one more thing to write on.
   const relayRefuse = () => { throw new TypeError("not in a context that is used again"); };
@@ -96,10 +95,4 @@
 
   freeze(relayRefuse);
   for (const shared of found) freeze(shared);
-
-  return function relayDoubts() {
-    const had = doubts;
-    doubts = false;
-    return had;
-  };
-})()
+})

@@ -27,8 +27,10 @@ DOUBTS_FREE: Final = 4
 #: So many calls, or so many bytes of engine memory beyond what it began with, and a context is thrown away.
 CALLS_MAX: Final = 10_000
 GROWTH_BYTES_MAX: Final = 4 * 1024 * 1024
-#: Memory is measured (60 µs) after so many calls, and after a call that took so many seconds.
-MEASURE_CALLS: Final = 64
+#: Jobs that were left behind are looked for after so many calls of a script that seems to make no promises.
+JOB_CALLS: Final = 64
+#: Memory is measured (60 µs) after so many calls, a multiple of those, and after a call that took so many seconds.
+MEASURE_CALLS: Final = 8 * JOB_CALLS
 MEASURE_SECONDS: Final = 0.002
 #: The CPU clock is looked at anew before a call that begins so much later than it was looked at last.
 SAMPLE_SECONDS: Final = 0.001
@@ -68,19 +70,24 @@ class LockedContext(ScriptContext):
     """A context with everything frozen that outlives a call."""
 
     prefix = FACTORY_PREFIX + '"use strict";'
-    doubts: Any  # relayDoubts
 
     def __init__(self, binding: Any, wrapper: str, lockdown: str, script: str, limits: Limits) -> None:
         self.lockdown, self.calls, self.spent = lockdown, 0, False
         super().__init__(binding, wrapper, script, limits)
-        self.step(6, self.doubts)
-        self.limits = replace(limits, seconds=min(SECONDS_MAX, limits.seconds / 4))
         self.bytes_max = self.bytes_used() + GROWTH_BYTES_MAX
         self.makes_promises = PROMISES.search(script) is not None
+        self.look_calls = 1 if self.makes_promises else JOB_CALLS
         self.sampled, self.sampled_cpu = float("-inf"), 0.0
+        self.limit(min(SECONDS_MAX, limits.seconds / 4))
 
     def prepare(self) -> None:
-        self.doubts = self.context.eval(self.lockdown)
+        self.context.eval(self.lockdown)(self.step(6))
+
+    def limit(self, seconds: float) -> None:
+        """What a call may take; it is set once, not for each."""
+        self.limits = replace(self.limits, seconds=seconds)
+        self.look_seconds = min(MEASURE_SECONDS, seconds)
+        self.context.set_time_limit(seconds)
 
     def call(self, given: Inputs) -> str | None:
         """As ScriptContext's read and run, but sure of the result or UnsureError. `spent` says not to use it again."""
@@ -88,20 +95,15 @@ class LockedContext(ScriptContext):
         if began - self.sampled > SAMPLE_SECONDS:
             self.sampled, self.sampled_cpu = began, time.process_time()
         try:
-            self.context.set_time_limit(self.limits.seconds)
-            answer = self.step(5, self.factory, self.length_max, *given)
+            answer = self.transform(*given)
             if answer == 2:
                 answer = self.settled()  # a promise
         except (self.binding.JSException, ScriptError, MemoryError, TypeError, ValueError, SystemError):
             raise UnsureError(lost=True) from None
         seconds = time.perf_counter() - began  # no less than its CPU time, which costs more to look at
-        if seconds >= MEASURE_SECONDS or seconds >= self.limits.seconds:
-            seconds = self.cpu_seconds()
         self.calls += 1
-        is_time = self.calls % MEASURE_CALLS == 0
-        self.spent = ((is_time or self.makes_promises) and self.left_jobs()) or (
-            (is_time or seconds >= MEASURE_SECONDS) and self.worn()
-        )
+        if seconds >= self.look_seconds or self.calls % self.look_calls == 0:
+            seconds = self.look(seconds)
         # Time: the engine may have been interrupted where the script swallows that, as in a promise's executor.
         if answer == 7 or seconds >= self.limits.seconds:
             raise UnsureError(lost=self.spent)
@@ -114,8 +116,17 @@ class LockedContext(ScriptContext):
         if not self.makes_promises:
             raise UnsureError(lost=True)
         answer = self.settle(self.sampled_cpu)
-        doubtful = self.doubts()
+        doubtful = self.step(5)
+        self.context.set_time_limit(self.limits.seconds)
         return 7 if doubtful and not isinstance(answer, int | float) else answer
+
+    def look(self, seconds: float) -> float:
+        """What must not be looked at after each call: whether it is to be the last one here. Its CPU time, at most."""
+        if seconds >= self.look_seconds:
+            seconds = self.cpu_seconds()
+        is_time = self.calls % MEASURE_CALLS == 0 or seconds >= MEASURE_SECONDS
+        self.spent = (self.calls % self.look_calls == 0 and self.left_jobs()) or (is_time and self.worn())
+        return seconds
 
     def cpu_seconds(self) -> float:
         """The call's CPU time, with SAMPLE_SECONDS of calls before it at most. The next call is counted anew."""
@@ -132,6 +143,8 @@ class LockedContext(ScriptContext):
             return bool(self.guarded(self.context.execute_pending_job))
         except ScriptError:
             return True
+        finally:
+            self.context.set_time_limit(self.limits.seconds)
 
     def worn(self) -> bool:
         return self.calls >= CALLS_MAX or self.bytes_used() > self.bytes_max
@@ -160,15 +173,12 @@ class Shelf:
 
     def call(self, place: int, script: str, given: Inputs) -> str | None:
         """The result of the call in the script's own context. Raises UnsureError."""
-        record = self.records.get(place)
-        if record is None:
-            record = self.records[place] = Record()
-        is_large = len(given[0]) + len(given[1] or "") > REQUEST_CHARS_MAX
-        context = None if is_large or record.wait > 0 else self.contexts.get(place)
-        if context is None:
-            context = self.find(place, script, record, is_large=is_large)
+        context = self.contexts.get(place)
+        if context is None or len(given[0]) + len(given[1] or "") > REQUEST_CHARS_MAX:
+            context = self.find(place, script, given)
         if len(self.contexts) > 1:
             self.contexts.move_to_end(place)
+        record = self.records[place]
         record.calls += 1
         try:
             text = context.call(given)
@@ -181,9 +191,10 @@ class Shelf:
             del self.contexts[place]
         return text
 
-    def find(self, place: int, script: str, record: Record, *, is_large: bool) -> LockedContext:
-        """A context for the script, made now when it is time. Raises UnsureError when it is to have none."""
-        if is_large or record.wait > 0:
+    def find(self, place: int, script: str, given: Inputs) -> LockedContext:
+        """A context for the script, made now when it is time. Raises UnsureError when the call is to have none."""
+        record = self.records.setdefault(place, Record())
+        if record.wait > 0 or len(given[0]) + len(given[1] or "") > REQUEST_CHARS_MAX:
             record.wait -= 1
             raise UnsureError(lost=False)
         context = self.contexts[place] = self.make(place, script, record)

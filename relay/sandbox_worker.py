@@ -10,6 +10,7 @@ import asyncio
 import json
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -24,10 +25,12 @@ from relay.sandbox_calls import Call
 from relay.sandbox_channel import (
     ERROR,
     ERROR_BYTES_MAX,
+    HELD_BYTES_MAX,
     LENGTH,
     NOTHING,
     PLACES_MAX,
     REPLY,
+    REPLY_HEAD_BYTES_MAX,
     RESULT,
     add_request,
 )
@@ -85,15 +88,16 @@ class Child(asyncio.Protocol):
     def __init__(self, settings: config.Sandbox, owner: Owner) -> None:
         self.owner = owner
         self.deadline_seconds = settings.deadline_ms / 1000
-        self.reply_bytes_max = settings.output_bytes_max + REPLY.size + ERROR_BYTES_MAX
+        self.text_bytes_max = settings.output_bytes_max + ERROR_BYTES_MAX
+        self.reply_bytes_max = REPLY_HEAD_BYTES_MAX + HELD_BYTES_MAX + self.text_bytes_max
         self.loop = asyncio.get_running_loop()
         self.alive = True
         self.report: dict[str, Any] = {}
         self._partial, self._wanted = bytearray(), 0  # a frame that is not whole yet, and how long it will be
         self._ready: asyncio.Future[None] = self.loop.create_future()
         self._ended: asyncio.Future[None] = self.loop.create_future()
-        self._asked: deque[int] = deque()  # the bytes of the requests without an answer; the child is at the first one
-        self._number = self._answered = 0  # of the request asked last, and of that answered last
+        self._asked: deque[int] = deque()  # the bytes of the calls without an answer; the child is at the first one
+        self._answered = 0  # calls in all
         self._places: OrderedDict[Script, int] = OrderedDict()
         self._unsent: list[bytes] = []
         self._unsent_bytes = 0
@@ -164,13 +168,9 @@ class Child(asyncio.Protocol):
             self._begin(self._cpu_seconds())
         if not self._unsent:
             self.loop.call_soon(self._send)  # with the others of the same turn of the loop
-        place, text = self._place(script)
-        for call in calls:
-            self._number = self._number % 0xFFFFFFFF + 1
-            size = add_request(self._unsent, operation, self._number, place, text, call)
-            self._asked.append(size)
-            self._unsent_bytes += size
-            text = None
+        sizes = add_request(self._unsent, operation, *self._place(script), calls)
+        self._asked += sizes
+        self._unsent_bytes += sum(sizes)
 
     def _send(self) -> None:
         parts, self._unsent = self._unsent, []
@@ -290,7 +290,7 @@ class Child(asyncio.Protocol):
                 self._wanted = size
                 return at
             if is_ready:
-                replies.append(self._reply(data, at, at + size))
+                self._read_replies(data, at, at + size, replies)
             else:
                 self.report = json.loads(data[at + LENGTH.size : at + size])
                 self._ready.set_result(None)
@@ -298,17 +298,26 @@ class Child(asyncio.Protocol):
         self._wanted = LENGTH.size
         return at
 
-    def _reply(self, data: bytes, at: int, end: int) -> Reply:
+    def _read_replies(self, data: bytes, at: int, end: int, replies: list[Reply]) -> None:
+        """Those of one frame. What stands before one that is nonsense counts."""
         if end - at < REPLY.size:
             raise NonsenseError("sent a frame that is too short")
-        _, number, kind = REPLY.unpack_from(data, at)
-        if not self._asked or number != self._answered % 0xFFFFFFFF + 1:
+        _, number, count = REPLY.unpack_from(data, at)
+        if not 0 < count <= len(self._asked) or number != (self._answered + 1) & 0xFFFFFFFF:
             raise NonsenseError("answered what was not asked")
-        text = data[at + REPLY.size : end]
-        reply = text if kind == RESULT and text.isascii() else decode_reply(kind, text)
-        self._answered = number
-        self._asked.popleft()
-        return reply
+        kinds_at = at + REPLY.size
+        at = kinds_at + 5 * count
+        if at > end:
+            raise NonsenseError("sent a frame that is too short")
+        sizes = struct.unpack_from(f">{count}I", data, kinds_at + count)
+        if at + sum(sizes) != end or max(sizes) > self.text_bytes_max:
+            raise NonsenseError("sent texts of other sizes than it said")
+        for kind, size in zip(data[kinds_at : kinds_at + count], sizes, strict=True):
+            text = data[at : at + size]
+            replies.append(text if kind == RESULT and text.isascii() else decode_reply(kind, text))
+            self._answered += 1
+            self._asked.popleft()
+            at += size
 
     def _account(self, answered: int) -> None:
         """What the calls just answered have used, each; then on to the next."""

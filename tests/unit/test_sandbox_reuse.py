@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import _quickjs
@@ -14,7 +13,7 @@ from relay import sandbox_reuse
 from relay.sandbox_context import empty_context
 from relay.sandbox_engine import Engine
 from relay.sandbox_errors import ScriptError
-from relay.sandbox_reuse import CONTEXTS_MAX, FAILURES_MAX, MEASURE_CALLS, LockedContext, means_the_same
+from relay.sandbox_reuse import CONTEXTS_MAX, FAILURES_MAX, JOB_CALLS, LockedContext, means_the_same
 from tests.support.engines import LIMITS, PROGRAMS, engine, fresh_result, inputs, locked, locked_result, run
 
 ROOT = Path(__file__).parents[2]
@@ -102,7 +101,7 @@ def test_everything_that_calls_could_share_is_frozen_and_has_no_state() -> None:
     """Walked to with natives taken before the lockdown, from everything that syntax and built-ins make."""
     context = empty_context(_quickjs, LIMITS)
     audit = context.eval(AUDIT)
-    context.eval(PROGRAMS.lockdown)
+    context.eval(PROGRAMS.lockdown)(context.eval('() => ""'))
     report = json.loads(context.eval("(audit, made) => audit(made[0], made[1])")(audit, context.eval(ROOTS)))
     assert report["found"] == []
     assert report["count"] > 500
@@ -212,6 +211,15 @@ def test_a_body_that_is_no_json_is_no_doubt() -> None:
     assert only_context(runs).calls == 4
 
 
+def test_a_doubt_is_about_one_call() -> None:
+    """The next one in that context is judged by its own errors; and by no mark before its body is none."""
+    context = locked("function transform(e, h, q, raw) { try { e.x.y.z } catch {} return raw }")
+    bodies = ['{"x":{"y":1}}', '{"x":1}', '{"x":{"y":2}}', "{", '{"x":{"y":3}}', '\ufeff{"x":{"y":4}}']
+    assert [locked_result(context, body) == json.dumps(body, ensure_ascii=False) for body in bodies] == [
+        *(True, False, True, False, True, True),
+    ]
+
+
 def test_a_large_request_has_a_fresh_context(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox_reuse, "REQUEST_CHARS_MAX", 10)
     runs = engine()
@@ -221,6 +229,7 @@ def test_a_large_request_has_a_fresh_context(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_context_is_thrown_away_after_so_many_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox_reuse, "JOB_CALLS", 5)
     monkeypatch.setattr(sandbox_reuse, "MEASURE_CALLS", 5)
     monkeypatch.setattr(sandbox_reuse, "CALLS_MAX", 10)
     runs = engine()
@@ -234,6 +243,7 @@ def test_a_context_is_thrown_away_after_so_many_calls(monkeypatch: pytest.Monkey
 
 def test_a_context_is_thrown_away_when_it_grows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Garbage that holds itself waits for the engine's collector."""
+    monkeypatch.setattr(sandbox_reuse, "JOB_CALLS", 2)
     monkeypatch.setattr(sandbox_reuse, "MEASURE_CALLS", 2)
     monkeypatch.setattr(sandbox_reuse, "GROWTH_BYTES_MAX", 64 * 1024)
     runs = engine()
@@ -272,7 +282,7 @@ def test_a_promise_that_no_word_tells_of_is_found_out() -> None:
     """What its calls leave behind is looked for now and then; a call that needs it to be none has a fresh context."""
     assert not any(locked(script).makes_promises for script in (HIDDEN_PROMISE, HIDDEN_THENABLE))
     runs, lost = engine(), 0
-    for number in range(2 * MEASURE_CALLS + 4):
+    for number in range(2 * JOB_CALLS + 4):
         assert run(runs, HIDDEN_PROMISE, inputs(f'{{"x":{number}}}')) == f'{{"x":{number}}}'
         lost += not runs.shelf.contexts
     assert lost >= 2
@@ -352,5 +362,24 @@ def test_time_used_up_without_an_interrupt_is_a_doubt_too() -> None:
     body = json.dumps({f"key{number}": [number] for number in range(500)})
     context = locked(ECHO)
     assert locked_result(context, body) != "unsure"
-    context.limits = replace(LIMITS, seconds=1e-5)
+    context.limit(1e-5)
     assert locked_result(context, body) == "unsure"
+
+
+ROOM = {
+    "calls": "function f(n) { return n ? f(n - 1) + 1 : 0 } function transform(e) { return { depth: f(e.x) } }",
+    "its result": "function transform(e) { let a = []; for (let n = 0; n < e.x; n++) a = [a]; return a }",
+}
+
+
+@pytest.mark.parametrize("name", sorted(ROOM))
+def test_there_is_as_much_room_on_the_stack_as_in_a_fresh_context(name: str) -> None:
+    """More, and a script would have a result where it has an error in a fresh one."""
+    low, high = 1, 100_000
+    while high - low > 1:
+        middle = (low + high) // 2
+        fits = not str(fresh_result(ROOM[name], f'{{"x":{middle}}}')).startswith("error")
+        low, high = (middle, high) if fits else (low, middle)
+    assert low > 100
+    assert locked_result(locked(ROOM[name]), f'{{"x":{low}}}') != "unsure"
+    assert locked_result(locked(ROOM[name]), f'{{"x":{high}}}') == "unsure"

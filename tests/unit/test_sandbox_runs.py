@@ -8,9 +8,9 @@ import os
 import random
 import signal
 import socket
-import struct
 from collections.abc import Iterator
 from contextlib import aclosing
+from threading import Thread
 
 import pytest
 
@@ -18,7 +18,17 @@ from relay import sandbox, sandbox_channel
 from relay.errors import SandboxUnavailable, TransformError
 from relay.sandbox import Answer, SandboxPool
 from relay.sandbox_calls import Run, Stretch
-from relay.sandbox_channel import HELD_ANSWERS_MAX, LENGTH, REPLY, RESULT, RUN, Channel, add_request
+from relay.sandbox_channel import (
+    BUFFER_BYTES,
+    HELD_ANSWERS_MAX,
+    LENGTH,
+    REPLY,
+    RESULT,
+    RUN,
+    SIZES,
+    Channel,
+    add_request,
+)
 from relay.sandbox_turns import CALLS_BEFORE, TURN_BYTES_MAX, Line
 from tests.support.sandboxes import call, outcome, script
 from tests.support.sandboxes import sandbox as pool_of
@@ -182,20 +192,25 @@ def test_a_turn_is_bounded_in_calls_and_in_bytes() -> None:
 # ── the child's end of the channel ───────────────────────────────────────────────────────────────────────────────
 
 
-def requests(count: int) -> bytes:
+def requests(count: int, calls: int = 1) -> bytes:
+    """In places of their own, by which they can be told apart."""
     parts: list[bytes] = []
-    for number in range(count):
-        add_request(parts, RUN, number, 0, None, (b"{}", None, b"{}", None))
+    for place in range(count):
+        add_request(parts, RUN, place, None, [(b"{}", None, b"{}", None)] * calls)
     return b"".join(parts)
 
 
-def whole_replies(data: bytes) -> int:
-    at = count = 0
+def whole_replies(data: bytes) -> list[int]:
+    """How many answers each frame has, and that they are counted on."""
+    at = 0
+    counts: list[int] = []
     while at < len(data):
-        at += LENGTH.size + struct.unpack_from(">I", data, at)[0]
-        count += 1
+        size, number, count = REPLY.unpack_from(data, at)
+        assert number == 1 + sum(counts) or not counts
+        at += LENGTH.size + size
+        counts.append(count)
     assert at == len(data)
-    return count
+    return counts
 
 
 @pytest.fixture
@@ -206,30 +221,52 @@ def ends() -> Iterator[tuple[socket.socket, Channel]]:
 
 
 def received(ours: socket.socket) -> int:
-    """How many replies can be read at this moment."""
+    """How many answers can be read at this moment."""
     ours.setblocking(False)
     try:
-        return whole_replies(ours.recv(1 << 20))
+        return sum(whole_replies(ours.recv(1 << 20)))
     except BlockingIOError:
         return 0
 
 
+@pytest.mark.parametrize("calls", [1, 5])
 def test_answers_are_written_together_while_requests_wait(
-    ends: tuple[socket.socket, Channel], monkeypatch: pytest.MonkeyPatch
+    ends: tuple[socket.socket, Channel], monkeypatch: pytest.MonkeyPatch, calls: int
 ) -> None:
     monkeypatch.setattr(sandbox_channel, "HELD_SECONDS_MAX", 60.0)
     ours, channel = ends
-    ours.sendall(requests(HELD_ANSWERS_MAX + 3))
+    ours.sendall(requests((HELD_ANSWERS_MAX + 3) // calls, calls))
     seen = []
     for number in range(HELD_ANSWERS_MAX + 3):
-        assert channel.read() is not None
-        channel.answer(number, RESULT, b"{}")
+        assert number % calls or channel.read() is not None
+        channel.answer((RESULT, b"{}"))
         seen.append(received(ours))
     assert seen == [0] * (HELD_ANSWERS_MAX - 1) + [HELD_ANSWERS_MAX, 0, 0, 0]
     ours.setblocking(True)
     ours.shutdown(socket.SHUT_WR)
     assert channel.read() is None  # nothing is held when it would wait
+    channel.flush()
     assert received(ours) == 3
+
+
+def test_requests_that_wait_beyond_what_was_read_hold_the_answers_too(
+    ends: tuple[socket.socket, Channel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox_channel, "HELD_SECONDS_MAX", 60.0)
+    ours, channel = ends
+    ours.sendall(requests(1))
+    channel.read()
+    channel.answer((RESULT, b"{}"))
+    ours.sendall(requests(1))
+    channel.read()
+    assert received(ours) == 0
+    channel.answer((RESULT, b"{}"))
+    waits = Thread(target=channel.read)
+    waits.start()
+    ours.setblocking(True)
+    assert whole_replies(ours.recv(1 << 20)) == [2]  # written before it waits
+    ours.sendall(requests(1))
+    waits.join()
 
 
 def test_an_answer_that_took_long_is_written_at_once(
@@ -239,7 +276,7 @@ def test_an_answer_that_took_long_is_written_at_once(
     ours, channel = ends
     ours.sendall(requests(2))
     channel.read()
-    channel.answer(0, RESULT, b"{}")
+    channel.answer((RESULT, b"{}"))
     assert received(ours) == 1
 
 
@@ -247,7 +284,7 @@ def test_no_answer_is_held_while_nobody_asks(ends: tuple[socket.socket, Channel]
     ours, channel = ends
     ours.sendall(requests(1))
     channel.read()
-    channel.answer(0, RESULT, b"{}")
+    channel.answer((RESULT, b"{}"))
     assert received(ours) == 0
     assert channel.idle()
     assert received(ours) == 1
@@ -258,25 +295,36 @@ def test_requests_that_come_in_pieces_are_read_whole(ends: tuple[socket.socket, 
     ours, channel = ends
     data = requests(3)
     ours.sendall(data[:cut])
-    asked = [channel.read()] if cut >= len(data) // 3 else []
+    asked = [place_of(channel)] if cut >= len(data) // 3 else []
     ours.sendall(data[cut:])
-    asked += [channel.read() for _ in range(3 - len(asked))]
-    numbers = [sandbox_channel.REQUEST.unpack_from(*frame)[2] for frame in asked if frame is not None]
-    assert numbers == [0, 1, 2]
-    assert REPLY.size > LENGTH.size
+    asked += [place_of(channel) for _ in range(3 - len(asked))]
+    assert asked == [0, 1, 2]
+
+
+def place_of(channel: Channel) -> int:
+    """Of the next request."""
+    frame = channel.read()
+    assert frame is not None
+    place: int = sandbox_channel.REQUEST.unpack_from(*frame)[2]
+    return place
 
 
 def test_a_large_request_between_small_ones(ends: tuple[socket.socket, Channel]) -> None:
     ours, channel = ends
     parts: list[bytes] = []
-    raw = json.dumps("x" * 150_000).encode()
-    for number, body in enumerate((b"{}", raw, b"{}")):
-        add_request(parts, RUN, number, 0, b"script", (body, b"[]", b"{}", b"{}"))
-    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-    ours.sendall(b"".join(parts))
-    for expected, body in enumerate((b"{}", raw, b"{}")):
+    bodies = (b"{}", json.dumps("x" * 2 * BUFFER_BYTES).encode(), b"{}", json.dumps("y" * 150_000).encode(), b"{}")
+    for place, body in enumerate(bodies):
+        add_request(parts, RUN, place, b"script", [(body, b"[]", b"{}", b"{}")])
+    sends = Thread(target=ours.sendall, args=[b"".join(parts)])
+    sends.start()
+    for expected, body in enumerate(bodies):
         frame = channel.read()
         assert frame is not None
-        _, _, number, _, script_bytes, raw_bytes, *_ = sandbox_channel.REQUEST.unpack_from(*frame)
-        begins = frame[1] + sandbox_channel.REQUEST.size + script_bytes
-        assert (number, bytes(frame[0][begins : begins + raw_bytes])) == (expected, body)
+        data, at = frame
+        _, _, place, script_bytes, calls = sandbox_channel.REQUEST.unpack_from(data, at)
+        at += sandbox_channel.REQUEST.size
+        sizes = SIZES.unpack_from(data, at)
+        begins = at + SIZES.size + script_bytes
+        assert (place, calls, sizes) == (expected, 1, (len(body), 2, 2, 2))
+        assert bytes(data[begins : begins + len(body)]) == body
+    sends.join()
