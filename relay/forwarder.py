@@ -12,15 +12,15 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, TypeAlias
+from typing import Final
 
 from relay.config import Destination
 from relay.errors import StoreUnavailable
+from relay.forwarder_reports import ForwarderReports, LaneKey
 from relay.inngest import Sink
-from relay.models import ClaimedEvent, Dead, EventState, Lane, Outcome, Retry, Sent, Settlement
-from relay.retry import LaneState, backoff_ms, settled, settlement
+from relay.models import ClaimedEvent, Lane, Outcome, Retry, Sent, Settlement
+from relay.retry import LaneState, all_settled, backoff_ms, settlement
 from relay.stores.base import Store
 from relay.telemetry import Telemetry
 
@@ -39,8 +39,6 @@ STOPPED_PASS_MS: Final = 250
 #: Of the lanes that send at once those whose last answer was trouble: many that hang leave room for the others.
 TROUBLED_LANES_MAX: Final = LANES_MAX // 2
 
-LaneKey: TypeAlias = tuple[str, str | None]
-
 
 class Forwarder:
     """Stage 3. `sinks` and `settings` are by destination; whoever made the sinks closes them."""
@@ -57,17 +55,13 @@ class Forwarder:
         drain_seconds: float = 5.0,
     ) -> None:
         self._store, self._sinks, self._settings = store, sinks, settings
-        self._telemetry, self._clock_ms, self._random = telemetry, clock_ms, random
+        self._reports, self._clock_ms, self._random = ForwarderReports(telemetry, settings), clock_ms, random
         self._drain_seconds = drain_seconds
         self._tasks: dict[LaneKey, asyncio.Task[None]] = {}
         self._states: dict[LaneKey, LaneState] = {}
         self._latest_ms = clock_ms()
-        self._missing: set[str] = set()
-        self._store_lost = False
-        self._stopping, self._ended, self._lane_ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._stopping, self._ended, self._stirred = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._running = False
-        for name in settings:
-            telemetry.destination_stopped.labels(name).set(0)
 
     async def run(self) -> None:
         """Forward until stopped or cancelled; then the batches in flight are settled, the rest is given back.
@@ -79,7 +73,7 @@ class Forwarder:
         await asyncio.sleep(0)  # whoever runs it again after a stop must not hold up the loop
         try:
             while not self._stopping.is_set():
-                self._lane_ended.clear()
+                self._stirred.clear()
                 await self._wait(await self._start_lanes())
         except asyncio.CancelledError:
             self._stopping.set()
@@ -92,6 +86,7 @@ class Forwarder:
     async def stop(self) -> None:
         """No new batch; returns when every lane has ended, within `drain_seconds` and a little."""
         self._stopping.set()
+        self._stirred.set()
         if self._running:
             await self._ended.wait()
 
@@ -102,9 +97,9 @@ class Forwarder:
         try:
             lanes = await self._store.lanes()
         except StoreUnavailable as error:
-            self._lose_store(error)
+            self._reports.lose_store(error)
             return STORE_RETRY_SECONDS
-        self._regain_store()
+        self._reports.regain_store()
         now_ms = self._now_ms()
         self._forget_states(lanes, now_ms)
         startable = [lane for lane in lanes if self._is_startable(lane)]
@@ -135,12 +130,7 @@ class Forwarder:
     def _is_startable(self, lane: Lane) -> bool:
         if lane.destination in self._settings:
             return (lane.destination, lane.environment) not in self._tasks
-        if lane.destination not in self._missing:
-            self._missing.add(lane.destination)
-            remedy = f"its events wait: configure [destinations.{lane.destination}] again"
-            self._telemetry.log(
-                "destination.missing", level="error", destination=lane.destination, events=lane.pending, remedy=remedy
-            )
+        self._reports.missing(lane)
         return False
 
     def _due_ms(self, lane: Lane) -> int:
@@ -154,28 +144,34 @@ class Forwarder:
 
     def _forget_task(self, key: LaneKey) -> None:
         del self._tasks[key]
-        self._lane_ended.set()
+        self._stirred.set()
 
     async def _wait(self, seconds: float) -> None:
-        """Until an event may be claimable, a lane has ended, or so many seconds have passed."""
-        waits = [self._store.wait_events(seconds), self._stopping.wait(), self._lane_ended.wait()]
-        tasks = [asyncio.ensure_future(wait) for wait in waits]
+        """Until an event may be claimable, a lane has ended, or so many seconds have passed; not through a stop."""
+        watch = asyncio.create_task(self._watch(seconds))
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await self._stirred.wait()
         finally:
-            for task in tasks:
-                task.cancel()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
-        await self._bear(results[0])
+            watch.cancel()
+            await asyncio.wait([watch])
+            error = None if watch.cancelled() else watch.exception()
+        await self._bear(error)
         await self._pause(LOOK_SECONDS_MIN)
 
-    async def _bear(self, result: object) -> None:
+    async def _watch(self, seconds: float) -> None:
+        """Ends a wait when an event may be claimable, or so many seconds have passed."""
+        try:
+            await self._store.wait_events(seconds)
+        finally:
+            self._stirred.set()
+
+    async def _bear(self, error: BaseException | None) -> None:
         """What waiting for events ended with: nothing, or a store that is unusable now; all else is a surprise."""
-        if isinstance(result, StoreUnavailable):
-            self._lose_store(result)
+        if isinstance(error, StoreUnavailable):
+            self._reports.lose_store(error)
             await self._pause(STORE_RETRY_SECONDS)
-        elif isinstance(result, Exception):
-            raise result
+        elif error is not None:
+            raise error
 
     async def _pause(self, seconds: float) -> None:
         """Sleep, but not through a stop."""
@@ -208,10 +204,10 @@ class Forwarder:
                 if not await self._forward_batch(key, state) or len(self._tasks) >= LANES_MAX:
                     break  # empty, or others wait for a place: this lane's turn comes again
         except StoreUnavailable as error:
-            self._lose_store(error)
+            self._reports.lose_store(error)
             state.resume_ms = self._now_ms() + round(STORE_RETRY_SECONDS * 1000)
         except Exception as error:  # noqa: BLE001 - a surprise in one lane must end neither the lane nor the others
-            self._telemetry.surprised("forwarder", error, destination=key[0], environment=key[1])
+            self._reports.surprised(error, destination=key[0], environment=key[1])
             state.resume_ms = self._now_ms() + 1000
         if state.is_well(self._settings[key[0]]) and state.resume_ms <= self._now_ms():
             del self._states[key]
@@ -221,10 +217,15 @@ class Forwarder:
         events = await self._claim(key, state.limit)
         if not events:
             return False
-        outcomes = await self._send(key, events)
-        settlements = self._judge(key, state, events, outcomes)
-        await self._settle(key, settlements)
-        self._report(key, settlements)
+        outcomes, unsent = await self._send(key, events)
+        self._learn(key, state, outcomes, unsent)
+        if unsent:
+            settlements = self._judge(key, events, outcomes)
+            await self._settle(settlements)
+            self._reports.settled(key, settlements)
+        else:
+            await self._settle(all_settled(events, outcomes))
+            self._reports.all_sent(key, len(events))
         return True
 
     async def _claim(self, key: LaneKey, limit: int) -> list[ClaimedEvent]:
@@ -249,18 +250,19 @@ class Forwarder:
                 return events
             await self._store.release_events(events)
         except StoreUnavailable as error:
-            self._lose_store(error)
+            self._reports.lose_store(error)
         return []
 
     def _wait_ms(self, key: LaneKey, events: Sequence[ClaimedEvent]) -> int:
         """How long the oldest event may still wait for company."""
-        age_ms = self._now_ms() - min((event.created_ms for event in events), default=0)
+        age_ms = self._now_ms() - min([event.created_ms for event in events], default=0)
         return min(self._settings[key[0]].batch_wait_ms - age_ms, self._settings[key[0]].batch_wait_ms)
 
     def _lease_seconds(self, key: LaneKey) -> float:
         return LEASE_SECONDS_MIN + 2 * self._settings[key[0]].request_seconds
 
-    async def _send(self, key: LaneKey, events: list[ClaimedEvent]) -> list[Outcome]:
+    async def _send(self, key: LaneKey, events: list[ClaimedEvent]) -> tuple[list[Outcome], list[Outcome]]:
+        """What became of each event; and of those that were not taken."""
         destination, environment = key
         started = time.perf_counter()
         try:
@@ -270,44 +272,55 @@ class Forwarder:
             raise
         except Exception as error:  # noqa: BLE001 - the events must be settled whatever the sink met
             # Its own text is not told: what an HTTP library raises may hold the URL, and so the key.
-            self._telemetry.surprised("forwarder", RuntimeError(f"a sink raised {type(error).__name__}"))
+            self._reports.surprised(RuntimeError(f"a sink raised {type(error).__name__}"))
             outcomes = [Retry("destination_failing", f"the relay met a surprise: {type(error).__name__}")] * len(events)
-        self._log_batch(key, events, outcomes, time.perf_counter() - started)
-        return outcomes
+        unsent: list[Outcome] = [outcome for outcome in outcomes if not isinstance(outcome, Sent)]
+        size_bytes = sum([len(event.json) for event in events])
+        self._reports.batch(key, len(events), size_bytes, unsent, time.perf_counter() - started)
+        return outcomes, unsent
 
-    def _judge(
-        self, key: LaneKey, state: LaneState, events: list[ClaimedEvent], outcomes: list[Outcome]
-    ) -> list[Settlement]:
-        """What the answer means for the lane and for each event."""
-        now_ms, rules, was_stopped = self._now_ms(), self._settings[key[0]], self._is_stopped(key[0])
-        state.learn(outcomes, rules, now_ms, self._random())
+    def _learn(self, key: LaneKey, state: LaneState, outcomes: list[Outcome], unsent: list[Outcome]) -> None:
+        """What the answer means for the lane."""
+        was_stopped = self._is_stopped(key[0])
+        state.learn(outcomes if unsent else (), self._settings[key[0]], self._now_ms(), self._random())
         self._sound_alarm(key, was_stopped, outcomes)
+
+    def _judge(self, key: LaneKey, events: list[ClaimedEvent], outcomes: list[Outcome]) -> list[Settlement]:
+        """What the answer means for each event."""
+        now_ms, rules = self._now_ms(), self._settings[key[0]]
         return [
-            settled(event, outcome)
-            if isinstance(outcome, Sent)
-            else settlement(event, outcome, rules, now_ms, self._delay_ms(event, outcome, len(events), rules))
+            settlement(event, outcome, rules, now_ms, self._delay_ms(event, outcome, len(events), rules))
             for event, outcome in zip(events, outcomes, strict=True)
         ]
 
-    def _delay_ms(self, event: ClaimedEvent, outcome: Retry | Dead, batch_events: int, rules: Destination) -> int:
+    def _delay_ms(self, event: ClaimedEvent, outcome: Outcome, batch_events: int, rules: Destination) -> int:
         """Each event by its own count, so that one that breaks every batch comes back seldom. While the destination
         is stopped the lane itself waits, and its events need not."""
-        if isinstance(outcome, Dead):
+        if not isinstance(outcome, Retry):
             return 0
         if outcome.stop:
             return round(rules.stopped_retry_seconds * 1000) + STOPPED_PASS_MS if batch_events == 1 else 0
         return backoff_ms(event.attempt + 1, rules, self._random(), outcome.after_seconds)
 
-    async def _settle(self, key: LaneKey, settlements: list[Settlement]) -> None:
+    async def _settle(self, settlements: list[Settlement]) -> None:
         """Until it is stored: what is known of the batch is not to be learned again by sending it twice."""
         while True:
             try:
                 await self._store.settle(settlements)
                 break
             except StoreUnavailable as error:
-                self._lose_store(error)
+                self._reports.lose_store(error)
                 await asyncio.sleep(STORE_RETRY_SECONDS)
-        self._regain_store()
+        self._reports.regain_store()
+
+    def _is_stopped(self, destination: str) -> bool:
+        return any(state.stopped for (name, _), state in self._states.items() if name == destination)
+
+    def _sound_alarm(self, key: LaneKey, was_stopped: bool, outcomes: list[Outcome]) -> None:
+        """Once when the first lane of a destination is stopped, once when the last one is taken again."""
+        is_stopped = self._is_stopped(key[0])
+        if is_stopped != was_stopped:
+            self._reports.alarm(key, outcomes, is_stopped=is_stopped)
 
     def _now_ms(self) -> int:
         """The time. When the clock was set back, no lane waits longer for that."""
@@ -317,78 +330,6 @@ class Forwarder:
             for state in self._states.values():
                 state.resume_ms -= back_ms
         return now_ms
-
-    # ── what is said of it ───────────────────────────────────────────────────────────────────────────────────────
-
-    def _log_batch(self, key: LaneKey, events: list[ClaimedEvent], outcomes: list[Outcome], seconds: float) -> None:
-        trouble = next((outcome for outcome in outcomes if isinstance(outcome, Retry)), None)
-        code = trouble.code if trouble else "ok"
-        self._telemetry.batches.labels(key[0], code).inc()
-        self._telemetry.batch_seconds.labels(key[0]).observe(seconds)
-        self._telemetry.batch_events.labels(key[0]).observe(len(events))
-        self._telemetry.log(
-            "batch.refused" if trouble else "batch.sent",
-            level="warning" if trouble else "info",
-            destination=key[0],
-            environment=key[1],
-            events=len(events),
-            bytes=sum([len(event.json) for event in events]),
-            code=code,
-            message=trouble.message if trouble else None,
-            milliseconds=round(seconds * 1000, 1),
-        )
-
-    def _report(self, key: LaneKey, settlements: list[Settlement]) -> None:
-        counts = Counter((settled.state, settled.code) for settled in settlements)
-        for (state, code), count in counts.items():
-            self._telemetry.events_settled.labels(key[0], str(state), code or "ok").inc(count)
-        if not any(state is EventState.DEAD for state, _ in counts):
-            return
-        for ended in settlements:
-            if ended.state is EventState.DEAD:
-                self._telemetry.log(
-                    "event.died",
-                    level="error",
-                    destination=key[0],
-                    environment=key[1],
-                    ref=ended.event.ref,
-                    id=ended.event.id,
-                    code=ended.code,
-                    message=ended.message,
-                )
-
-    def _is_stopped(self, destination: str) -> bool:
-        return any(state.stopped for (name, _), state in self._states.items() if name == destination)
-
-    def _sound_alarm(self, key: LaneKey, was_stopped: bool, outcomes: list[Outcome]) -> None:
-        """Once when the first lane of a destination is stopped, once when the last one is taken again."""
-        destination, environment = key
-        is_stopped = self._is_stopped(destination)
-        if is_stopped == was_stopped:
-            return
-        self._telemetry.destination_stopped.labels(destination).set(int(is_stopped))
-        if not is_stopped:
-            self._telemetry.log("destination.resumed", destination=destination, environment=environment)
-            return
-        self._telemetry.log(
-            "destination.stopped",
-            level="error",
-            destination=destination,
-            environment=environment,
-            message=next(outcome.message for outcome in outcomes if isinstance(outcome, Retry)),
-            remedy=f"correct url and event_key of [destinations.{destination}]; its events are kept, and one is "
-            f"tried every {self._settings[destination].stopped_retry_seconds:g} s",
-        )
-
-    def _lose_store(self, error: StoreUnavailable) -> None:
-        if not self._store_lost:
-            self._store_lost = True
-            self._telemetry.log("store.lost", level="error", stage="forwarder", message=str(error))
-
-    def _regain_store(self) -> None:
-        if self._store_lost:
-            self._store_lost = False
-            self._telemetry.log("store.regained", stage="forwarder")
 
 
 def array_bytes(events: Sequence[ClaimedEvent]) -> int:

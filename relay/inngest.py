@@ -82,20 +82,33 @@ class InngestSink:
         self._url = URL(f"{settings.url}/e/{quote(self._key, safe='')}", encoded=True)
         self._session = session
         self._clock_s = clock_s
+        seconds = settings.request_seconds
+        self._timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=min(seconds, CONNECT_SECONDS_MAX))
 
     async def send(self, events: Sequence[ClaimedEvent], environment: str | None) -> list[Outcome]:
-        reading: Reading = [None] * len(events)
-        groups = [list(range(len(events)))] if events else []  # positions to be sent, the next group last
-        trouble: Retry | None = None
+        if not events:
+            return []
         started = time.monotonic()
-        while groups and trouble is None:
-            group = groups.pop()
-            answer = await self._post([events[position] for position in group], environment)
+        answer = await self._post(events, environment)
+        if isinstance(answer, Answer) and (ids := taken_ids(answer, len(events))) is not None:
+            return [Sent(inngest_id) for inngest_id in ids]
+        return await self._send_apart(events, environment, answer, started)
+
+    async def _send_apart(
+        self, events: Sequence[ClaimedEvent], environment: str | None, answer: Answer | Retry, started: float
+    ) -> list[Outcome]:
+        """The rest of it, where the first answer does not say that all were taken."""
+        reading: Reading = [None] * len(events)
+        group, groups = list(range(len(events))), list[list[int]]()  # positions to be sent, the next group last
+        while True:
             for position, outcome in zip(group, self._read(answer, len(group)), strict=True):
                 reading[position] = outcome
             groups += reversed(split(answer, [position for position in group if reading[position] is None]))
             trouble = trouble_in([reading[position] for position in group]) or too_late(started)
-        return [settle_unknown(outcome, trouble) for outcome in reading]
+            if trouble is not None or not groups:
+                return [settle_unknown(outcome, trouble) for outcome in reading]
+            group = groups.pop()
+            answer = await self._post([events[position] for position in group], environment)
 
     async def close(self) -> None:
         if self._session is not None:
@@ -108,7 +121,7 @@ class InngestSink:
         headers = {} if environment is None else {"x-inngest-env": environment}
         try:
             async with self._open_session().post(
-                self._url, data=data, headers=headers, allow_redirects=False, timeout=self._timeout()
+                self._url, data=data, headers=headers, allow_redirects=False, timeout=self._timeout
             ) as response:
                 found = parse(await read_capped(response.content))
                 after, location = response.headers.get("Retry-After"), response.headers.get("Location")
@@ -130,10 +143,6 @@ class InngestSink:
                 },
             )
         return self._session
-
-    def _timeout(self) -> aiohttp.ClientTimeout:
-        seconds = self.settings.request_seconds
-        return aiohttp.ClientTimeout(total=seconds, sock_connect=min(seconds, CONNECT_SECONDS_MAX))
 
     def _read(self, answer: Answer | Retry, count: int) -> Reading:
         """The answer's meaning, with the key blotted out of every text."""
@@ -173,11 +182,19 @@ def read_answer(answer: Answer, count: int, now_s: float) -> Reading:
 
 
 def read_success(answer: Answer, count: int) -> Reading:
-    ids = ids_of(answer)
-    says_ok = isinstance(answer.data, dict) and answer.data.get("status", 200) in (200, 201)
-    if not says_ok or ids is None or len(ids) != count or not all(ids):
+    ids = taken_ids(answer, count)
+    if ids is None:
         return [unreadable(answer, f"it must be JSON with {count} ids")] * count
     return [Sent(inngest_id) for inngest_id in ids]
+
+
+def taken_ids(answer: Answer, count: int) -> list[str] | None:
+    """The ids of an answer that says that all events were taken; None of any other."""
+    if answer.status not in (200, 201) or not isinstance(answer.data, dict):
+        return None
+    ids = ids_of(answer)
+    says_ok = answer.data.get("status", 200) in (200, 201)
+    return ids if says_ok and ids is not None and len(ids) == count and all(ids) else None
 
 
 def read_refusal(answer: Answer, count: int) -> Reading:
@@ -227,7 +244,7 @@ def ids_of(answer: Answer) -> list[str] | None:
 
 
 def is_list_of_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return isinstance(value, list) and set(map(type, value)) <= {str}
 
 
 def split(answer: Answer | Retry, unknown: list[int]) -> list[list[int]]:

@@ -22,7 +22,7 @@ from relay.settling import Answered, Settler
 from relay.sources import RunningSource
 from relay.stores.base import Store
 from relay.telemetry import Telemetry
-from relay.transform import INLINE_BYTES_MAX, TransformLimits, call_of
+from relay.transform import INLINE_BYTES_MAX, TransformLimits, call_for, call_of
 
 #: Deliveries of one source in work at once: enough to keep the children busy, few enough to hold in memory. Fewer of
 #: a script that is not known to be quick: what it holds up waits for it.
@@ -95,45 +95,53 @@ class Pipeline:
     async def process(self, source: RunningSource, held: Held, settler: Settler) -> None:
         """The stage's main path: the run's calls, and each answer settled in the store as it comes."""
         began = time.perf_counter()
-        calls, refused = await self.read(held)
+        asked, calls, refused = await self.read(held)
+        asking = self.ask(source, held, settler, asked, calls, began)
         if refused:
-            await asyncio.gather(self.settle(held, settler, refused), self.ask(source, held, settler, calls, began))
+            await asyncio.gather(self.settle(held, settler, refused), asking)
         else:
-            await self.ask(source, held, settler, calls, began)
+            await asking
 
-    async def read(self, held: Held) -> tuple[list[tuple[ClaimedDelivery, Call]], list[Answered]]:
-        """What the script is called with, for each delivery that can be read; and the others, with why."""
-        calls: list[tuple[ClaimedDelivery, Call]] = []
+    async def read(self, held: Held) -> tuple[list[ClaimedDelivery], list[Call], list[Answered]]:
+        """The deliveries that can be read, what the script is called with for each of them; the others, with why."""
+        asked: list[ClaimedDelivery] = []
+        calls: list[Call] = []
         refused: list[Answered] = []
         bytes_read = 0
         for claim in list(held.values()):
+            body_bytes = len(claim.delivery.request.body)
             try:
-                call = await call_of(claim.delivery, self.body_bytes_max)
+                if body_bytes <= INLINE_BYTES_MAX:
+                    call = call_for(claim.delivery, self.body_bytes_max)
+                else:
+                    call = await call_of(claim.delivery, self.body_bytes_max)
             except Exception as error:  # noqa: BLE001 - one odd delivery must not end the others
                 refused.append((claim, error))
                 continue
             if isinstance(call, Call):
-                calls.append((claim, call))
+                asked.append(claim)
+                calls.append(call)
             else:
                 refused.append((claim, call))
-            bytes_read += len(claim.delivery.request.body)
+            bytes_read += body_bytes
             if bytes_read > INLINE_BYTES_MAX:
                 bytes_read = 0
                 await asyncio.sleep(0)  # the event loop has other work too
-        return calls, refused
+        return asked, calls, refused
 
     async def ask(
         self,
         source: RunningSource,
         held: Held,
         settler: Settler,
-        calls: Sequence[tuple[ClaimedDelivery, Call]],
+        asked: Sequence[ClaimedDelivery],
+        calls: Sequence[Call],
         began: float,
     ) -> None:
-        async with aclosing(self.pool.answers(source.script, [call for _, call in calls])) as answers:
+        async with aclosing(self.pool.answers(source.script, calls)) as answers:
             async for news in answers:
                 settler.observe(len(news), time.perf_counter() - began)
-                await self.settle(held, settler, [(calls[place][0], answer) for place, answer in news])
+                await self.settle(held, settler, [(asked[place], answer) for place, answer in news])
 
     async def settle(self, held: Held, settler: Settler, answered: Sequence[Answered]) -> None:
         await settler.settle(answered)
@@ -190,7 +198,7 @@ class Pipeline:
 
     async def wait(self) -> None:
         """Until something may be claimable, or a place has become free, or IDLE_SECONDS."""
-        if self.room() and (self.watching is None or self.watching.done()):
+        if (self.watching is None or self.watching.done()) and self.room():
             self.watching = asyncio.create_task(self.watch())
         timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self.freed.set)
         try:
@@ -234,10 +242,13 @@ def runs_of(claims: Iterable[ClaimedDelivery]) -> list[list[ClaimedDelivery]]:
     """The claims by source. A large body is read beside the event loop, and the others do not wait for it."""
     runs: dict[str | int, list[ClaimedDelivery]] = {}
     for claim in claims:
-        is_large = len(claim.delivery.request.body) > INLINE_BYTES_MAX
-        runs.setdefault(claim.claim if is_large else claim.delivery.source, []).append(claim)
+        delivery = claim.delivery
+        key = claim.claim if len(delivery.request.body) > INLINE_BYTES_MAX else delivery.source
+        if (run := runs.get(key)) is None:
+            run = runs[key] = []
+        run.append(claim)
     return list(runs.values())
 
 
 def bytes_of(claims: Iterable[ClaimedDelivery]) -> int:
-    return sum(len(claim.delivery.request.body) for claim in claims)
+    return sum([len(claim.delivery.request.body) for claim in claims])

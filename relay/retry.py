@@ -75,16 +75,21 @@ def backoff_ms(failures: int, rules: RetryRules, random_fraction: float, after_s
     return max(delay_ms, round((after_seconds or 0) * 1000), 1)
 
 
-def settled(event: ClaimedEvent, outcome: Sent) -> Settlement:
-    """How the attempt ends for an event that was taken."""
-    return Settlement(event, EventState.SENT, outcome.inngest_id)
+def all_settled(events: Sequence[ClaimedEvent], outcomes: Sequence[Outcome]) -> list[Settlement]:
+    """How the attempt ends for events that were all taken."""
+    sent = EventState.SENT
+    return [
+        Settlement(event, sent, outcome.inngest_id)
+        for event, outcome in zip(events, outcomes, strict=True)
+        if isinstance(outcome, Sent)
+    ]
 
 
 def settlement(event: ClaimedEvent, outcome: Outcome, rules: RetryRules, now_ms: int, delay_ms: int) -> Settlement:
     """How this attempt ends for the event; `delay_ms` is how long it waits if it is to be tried again."""
     match outcome:
-        case Sent():
-            return settled(event, outcome)
+        case Sent(inngest_id):
+            return Settlement(event, EventState.SENT, inngest_id)
         case Dead(code, message):
             return Settlement(event, EventState.DEAD, code=code, message=message)
         case Retry(code, message) if is_exhausted(event, outcome, rules, now_ms):

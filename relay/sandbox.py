@@ -153,11 +153,14 @@ class SandboxPool:
             return  # its calls were given up, or are asked again
         script, stretches = turn.script, turn.stretches
         self._standings.remember(script, len(replies), child.used_seconds)
-        for reply in replies:
+        answers: list[Answer] = [
+            self._explain(script, reply) if isinstance(reply, Fault) else reply for reply in replies
+        ]
+        while answers:
             stretch = stretches[0]
-            answer = self._explain(script, reply) if isinstance(reply, Fault) else reply
-            stretch.run.answer(stretch.start, answer)
-            stretch.start += 1
+            its, answers = answers[: stretch.size], answers[stretch.size :]
+            stretch.run.answer(stretch.start, its)
+            stretch.start += len(its)
             if stretch.start == stretch.end:
                 stretches.popleft().run.tell()
         if stretches:

@@ -37,10 +37,10 @@ class Run:
         self.answered: list[tuple[int, Answer]] = []  # since they were asked for last: place in `calls`, answer
         self.waiter: asyncio.Future[None] | None = None
 
-    def answer(self, place: int, answer: Answer) -> None:
-        """Once per call. Whoever waits hears of it with the next `tell`."""
-        self.open -= 1
-        self.answered.append((place, answer))
+    def answer(self, place: int, answers: Sequence[Answer]) -> None:
+        """Of the calls from `place` on; once per call. Whoever waits hears of them with the next `tell`."""
+        self.open -= len(answers)
+        self.answered += enumerate(answers, place)
 
     def tell(self) -> None:
         """Wake whoever waits."""
@@ -86,7 +86,6 @@ class Stretch:
 
     def answer_all(self, answer: Answer) -> None:
         """The same answer for every call of it."""
-        for place in range(self.start, self.end):
-            self.run.answer(place, answer)
+        self.run.answer(self.start, [answer] * self.size)
         self.start = self.end
         self.run.tell()

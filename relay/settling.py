@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeAlias, TypeVar
 
@@ -41,6 +40,7 @@ class Settler:
     ) -> None:
         self.store, self.telemetry = store, telemetry
         self.source, self.limits, self.environment = source, limits, environment
+        self.script, self.destination = source.script, source.settings.destination
 
     async def settle(self, answered: Sequence[Answered]) -> None:
         """Returns when each of them is in the store, or given back."""
@@ -64,16 +64,13 @@ class Settler:
 
     def result(self, claim: ClaimedDelivery, answer: Answer | Exception) -> list[Event] | TransformError | Exception:
         """The events of an answer, or why there are none; an exception is a surprise, or the sandbox's trouble."""
-        if isinstance(answer, TransformError | Exception):
+        if answer is not None and not isinstance(answer, bytes):
             return answer
+        delivery, destination, limits = claim.delivery, self.destination, self.limits
+        environment = delivery.environment or self.environment
         try:
             return events_from(
-                answer,
-                claim.delivery,
-                self.source.script,
-                destination=self.source.settings.destination,
-                environment=claim.delivery.environment or self.environment,
-                limits=self.limits,
+                answer, delivery, self.script, destination=destination, environment=environment, limits=limits
             )
         except Exception as error:  # noqa: BLE001 - one odd delivery must not end the others
             return error
@@ -130,33 +127,27 @@ class Settler:
 
     def observe(self, count: int, seconds: float) -> None:
         """So many calls were answered, so long after they were asked for."""
-        observe = self.telemetry.transform_seconds.labels(self.source.name).observe
-        for _ in range(count):
-            observe(seconds)
+        self.telemetry.calls.count(self.source.name, seconds, count)
 
     def report_finished(self, finishes: Sequence[Finish], done: Sequence[Finished | None]) -> None:
         """One line per delivery; the counters once for all of them, as finding one costs more than counting."""
-        states: Counter[str] = Counter()
-        stored = duplicates = 0
+        ends: list[tuple[str, str, int, int]] = []
+        stored = duplicates = filtered = 0
         for (claim, events), finished in zip(finishes, done, strict=True):
             if finished is None:
-                self.telemetry.leases_lost.labels("pipeline").inc()
                 continue
-            state = "processed" if events else "filtered"
-            states[state] += 1
-            stored += finished.stored
-            duplicates += len(finished.duplicates)
-            self.telemetry.log(
-                f"delivery.{state}",
-                id=claim.delivery.id,
-                source=self.source.name,
-                events=finished.stored,
-                duplicates=len(finished.duplicates) or None,
-            )
-        for state, count in states.items():
-            self.telemetry.deliveries_settled.labels(self.source.name, state, "").inc(count)
-        self.telemetry.events_stored.labels(self.source.name).inc(stored)
-        self.telemetry.events_duplicate.labels(self.source.name).inc(duplicates)
+            new, known = finished.stored, len(finished.duplicates)
+            stored, duplicates, filtered = stored + new, duplicates + known, filtered + (not events)
+            ends.append((claim.delivery.id, "processed" if events else "filtered", new, known))
+        name, telemetry = self.source.name, self.telemetry
+        telemetry.finished(name, ends)
+        for state, count in (("processed", len(ends) - filtered), ("filtered", filtered)):
+            if count:
+                telemetry.deliveries_settled.labels(name, state, "").inc(count)
+        telemetry.events_stored.labels(name).inc(stored)
+        telemetry.events_duplicate.labels(name).inc(duplicates)
+        if len(ends) < len(done):
+            telemetry.leases_lost.labels("pipeline").inc(len(done) - len(ends))
 
     def report_dead(self, claim: ClaimedDelivery, error: TransformError) -> None:
         self.telemetry.deliveries_settled.labels(self.source.name, "dead", error.code).inc()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -20,6 +21,8 @@ NAME_LENGTH_MAX: Final = 256
 #: Inngest's bounds of ts, in unix milliseconds: 1980-01-01 and 2100-01-01.
 TS_MIN: Final = 315_532_800_000
 TS_MAX: Final = 4_102_444_800_000
+#: `{`, which data begins with.
+OPENING: Final = ord("{")
 #: Escapes of a surrogate pair or of half of one, after backslashes that escape one another.
 SURROGATES: Final = re.compile(
     rb"(?<!\\)(?P<even>(?:\\\\)*+)"
@@ -78,6 +81,11 @@ def events_from(
     limits: TransformLimits,
 ) -> list[Event] | TransformError:
     """The JSON text that transform returned → events ready to store, or the first rule broken."""
+    if result is not None and result[:1] == b"{" and limits.events_per_delivery_max > 0:
+        text = mend_surrogates(result) if b"\\" in result else result
+        event = usual_event(text, 0, delivery, destination, environment)
+        if event is not None and len(event.json) <= limits.event_bytes_max:
+            return [event]
     try:
         texts = event_texts(result)
     except InvalidEventError as error:
@@ -128,18 +136,26 @@ def usual_event(
         found = USUAL.decode(text)
     except (msgspec.DecodeError, RecursionError):
         return None
-    name, ts, data = found.name, found.ts, bytes(found.data)
+    name, ts = found.name, found.ts
     if ts is None:
         ts = delivery.received_ms
     elif not isinstance(ts, int) or not TS_MIN <= ts <= TS_MAX:
         return None
-    if not 0 < len(name) <= NAME_LENGTH_MAX or is_reserved(name) or not data.startswith(b"{"):
+    name_json = usual_name(name) if len(name) <= NAME_LENGTH_MAX else b""
+    if not name_json or found.v is not None or found.user is not None:
         return None
-    if found.v is not None or found.user is not None:
-        return None
-    event_id = id_of(found.id, position, delivery)
-    json = envelope(event_id, name, data, ts, b"}")
-    return Event(event_id, name, ts, json, destination, environment)
+    event_id = found.id
+    if not event_id or delivery.generation:
+        event_id = id_of(event_id, position, delivery)
+    begin = b'{"id":%b,"name":%b,"data":' % (ENCODE(event_id), name_json)
+    json = b"".join((begin, found.data, b',"ts":%d}' % ts))
+    return Event(event_id, name, ts, json, destination, environment) if json[len(begin)] == OPENING else None
+
+
+@lru_cache(maxsize=1024)
+def usual_name(name: str) -> bytes:
+    """The JSON text of an event's name, which a script repeats; empty for one that Inngest does not take."""
+    return ENCODE(name) if name and not is_reserved(name) else b""
 
 
 def small_enough(event: Event, bytes_max: int) -> Event:

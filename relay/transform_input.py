@@ -17,6 +17,10 @@ from relay.sandbox import Call
 #: Longer names of headers are not kept in mind.
 KNOWN_BYTES_MAX: Final = 64
 ENCODE: Final = msgspec.json.Encoder().encode
+#: What of a header's value stands in JSON as it is.
+PLAIN: Final = bytes(byte for byte in range(0x20, 0x7F) if byte not in b'"\\')
+#: The usual Content-Type.
+JSON: Final = b"application/json"
 #: What HTTP allows in a header's name (RFC 9110); Go leaves names with anything else as they are.
 TOKEN: Final = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
@@ -24,6 +28,9 @@ TOKEN: Final = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzAB
 def call_for(delivery: Delivery, body_bytes_max: int) -> Call | TransformError:
     """The call of one delivery. An error when the body is not in the coding that its headers name."""
     request, body = delivery.request, delivery.request.body
+    plain = None if request.query else plain_headers(request.headers)
+    if plain is not None:
+        return Call(body, None, plain, None)
     headers = header_values(request.headers)
     if "Content-Encoding" in headers:
         decoded = decode_body(request.headers, body, body_bytes_max)
@@ -39,6 +46,32 @@ def call_for(delivery: Delivery, body_bytes_max: int) -> Call | TransformError:
     return Call(
         body, None if fields is None else ENCODE(fields), ENCODE(headers), None if query is None else ENCODE(query)
     )
+
+
+def plain_headers(headers: RawHeaders) -> bytes | None:
+    """The JSON text of the headers, where it needs no more than putting together; None also where they say that the
+    body is a form, or coded.
+    """
+    if not headers:
+        return None
+    names, values = zip(*headers)  # noqa: B905  they are pairs, and saying so costs half as much again
+    template, type_at = shape_of(names)
+    if not template or b"".join(values).translate(None, PLAIN):
+        return None
+    kind = JSON if type_at is None else values[type_at]
+    return template % values if kind == JSON or b"form" not in kind.lower() else None
+
+
+@lru_cache(maxsize=128)
+def shape_of(names: tuple[bytes, ...]) -> tuple[bytes, int | None]:
+    """For headers of these names, which a sender repeats: their JSON text without the values, and which of them is
+    Content-Type. Empty where a name comes twice or the body is coded.
+    """
+    known = [canonical_name(name) for name in names]
+    if len(set(known)) < len(known) or "Content-Encoding" in known:
+        return b"", None
+    members = [ENCODE(name).replace(b"%", b"%%") + b':"%b"' for name in known]
+    return b"{" + b",".join(members) + b"}", known.index("Content-Type") if "Content-Type" in known else None
 
 
 def header_values(headers: RawHeaders) -> dict[str, str]:

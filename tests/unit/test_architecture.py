@@ -40,7 +40,7 @@ stores.base stores.pen sandbox_child sandbox_worker
 stores.sqlite inngest sandbox
 dev_sink transform records
 sources operator_client console_guard connection keys
-judge receiver_http reloading settling
+judge receiver_http reloading settling forwarder_reports
 rejected
 receiver pipeline forwarder console supervisor
 console_rejected

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,41 @@ async def test_the_lines_of_a_turn_are_written_together_and_those_of_other_threa
         "third.happened",
         "fourth.happened",
     ]
+
+
+ENDS = [("01M1", "processed", 1, 0), ("01M2", "filtered", 0, 0), ("01M3", "processed", 2, 3)]
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_finished_deliveries_have_the_lines_that_any_log_call_makes(as_json: bool) -> None:
+    """They are put together by hand, as thousands a second are written."""
+    quick, plain = io.StringIO(), io.StringIO()
+    Telemetry(quick, as_json=as_json).finished("github", ENDS)
+    telemetry = Telemetry(plain, as_json=as_json)
+    for delivery_id, state, stored, duplicates in ENDS:
+        telemetry.log(
+            f"delivery.{state}", id=delivery_id, source="github", events=stored, duplicates=duplicates or None
+        )
+    assert [timeless(line) for line in quick.getvalue().splitlines()] == [
+        timeless(line) for line in plain.getvalue().splitlines()
+    ]
+    Telemetry(quick, as_json=as_json).finished("github", [])
+    assert quick.getvalue().count("\n") == len(ENDS)
+
+
+def timeless(line: str) -> str:
+    return re.sub(r"[0-9:T-]{8,}[.][0-9]{3}Z?", "", line, count=1)
+
+
+def test_calls_are_counted_for_many_at_once() -> None:
+    telemetry = Telemetry()
+    telemetry.calls.count("github", 0.003, 5)
+    telemetry.calls.count("github", 0.005, 1)
+    telemetry.calls.count("github", 99.0, 1)
+    sample = telemetry.registry.get_sample_value
+    found = [
+        sample("relay_transform_seconds_bucket", {"source": "github", "le": le}) for le in ("0.0025", "0.005", "+Inf")
+    ]
+    assert found == [0, 6, 7]
+    assert sample("relay_transform_seconds_count", {"source": "github"}) == 7
+    assert sample("relay_transform_seconds_sum", {"source": "github"}) == pytest.approx(99.02)

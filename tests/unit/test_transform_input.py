@@ -7,13 +7,15 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from relay.errors import TransformError
 from relay.forms import FIELDS_MAX
-from relay.models import Delivery, Request
+from relay.models import Delivery, RawHeaders, Request
 from relay.sandbox import Call
 from relay.transform import call_for
-from relay.transform_input import canonical_name
+from relay.transform_input import ENCODE, canonical_name, header_values, plain_headers
 from tests.support.sandboxes import delivery, sandbox, script
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
@@ -56,6 +58,25 @@ def test_headers_are_joined_and_bytes_replaced() -> None:
     request = Request("POST", "/in/acme", "", raw, b"{}")
     call = made(Delivery("d", "acme", None, 0, request))
     assert json.loads(call.headers_json) == {"X-A": "1, 2", "X-Bad": "\ufffd", "__proto__": "p"}
+
+
+NAMES = [b"Host", b"x-a", b"X-A", b"x%b", b"has space", b"x-\xff", b'q"', b"Content-Type"]
+HEADER_VALUES = [b"", b"plain", b'a "quote"', b"back\\slash", b"tab\there", b"\xc3\xa9", b"\xff", b"%b %s %%", b"\x7f"]
+PAIRS = st.tuples(st.sampled_from(NAMES), st.sampled_from(HEADER_VALUES) | st.binary(max_size=5))
+
+
+@given(st.lists(PAIRS, max_size=6).map(tuple))
+def test_headers_put_together_are_those_that_are_encoded(headers: RawHeaders) -> None:
+    assert plain_headers(headers) in (None, ENCODE(header_values(headers)))
+
+
+def test_most_headers_are_put_together() -> None:
+    usual = ((b"host", b"relay.example"), (b"X-100%", b"100%"), (b"content-type", b"application/json; charset=utf-8"))
+    assert plain_headers(usual) == ENCODE(header_values(usual))
+    for odd in ((b"Content-Encoding", b"gzip"), (b"Host", b"again")):
+        assert plain_headers((*usual, odd)) is None
+    assert plain_headers(((b"Content-Type", b"multipart/Form-data"),)) is None
+    assert plain_headers(()) is None
 
 
 @pytest.mark.parametrize(
@@ -115,8 +136,8 @@ def test_a_form_cut_short_is_no_form(cut: int) -> None:
 def test_encoded_bodies_are_decoded_and_others_refused() -> None:
     body = gzip.compress(b'{"a":1}')
     assert made(delivery(body, {"Content-Encoding": "gzip"})).raw == b'{"a":1}'
-    for given in (delivery(b"no gzip", {"Content-Encoding": "gzip"}), delivery(b"{}", {"Content-Encoding": "lzma"})):
-        found = call_for(given, 1 << 20)
+    for odd in (delivery(b"no gzip", {"Content-Encoding": "gzip"}), delivery(b"{}", {"Content-Encoding": "lzma"})):
+        found = call_for(odd, 1 << 20)
         assert isinstance(found, TransformError)
         assert found.code == "body_unreadable"
 
@@ -134,7 +155,7 @@ def test_a_form_of_too_many_fields_is_refused() -> None:
     body = b"&".join([b"a=1"] * (FIELDS_MAX + 1))
     part = b'--BB\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n'
     many = part * (FIELDS_MAX + 1) + b"--BB--\r\n"
-    for given in (delivery(body, FORM), delivery(many, {"Content-Type": "multipart/form-data; boundary=BB"})):
-        found = call_for(given, 1 << 24)
+    for long in (delivery(body, FORM), delivery(many, {"Content-Type": "multipart/form-data; boundary=BB"})):
+        found = call_for(long, 1 << 24)
         assert isinstance(found, TransformError)
         assert found.code == "body_unreadable"
