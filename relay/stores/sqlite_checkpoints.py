@@ -23,7 +23,7 @@ REST_SECONDS_MAX: Final = 0.004
 SMALL_BYTES: Final = 256 * 1024
 COMMITS_LOOKED_AT: Final = 16
 #: Pages that a transaction writes beside its bodies, at a guess: the last one of every table and index.
-COMMIT_PAGES: Final = 8
+COMMIT_PAGES: Final = 6
 #: How wrong the guess may turn out to be.
 FACTOR_MAX: Final = 16.0
 #: When readers have kept the WAL from beginning anew until it has this size, the writer waits for them for a moment.

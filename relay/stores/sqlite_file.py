@@ -15,8 +15,7 @@ from relay.stores.sqlite_migrate import VERSION, migrate
 
 #: Marks the file as ours ("RELY").
 APPLICATION_ID: Final = 0x52454C59
-#: Of a new file. A transaction writes the last page of every table and index it adds to, whole, however little is new.
-PAGE_BYTES: Final = 8_192
+PAGE_BYTES: Final = 16_384
 WAL_BYTES_KEPT: Final = 128 * 1024 * 1024
 WRITER_CACHE_KIB: Final = 16 * 1024
 BUSY_SECONDS: Final = 2.0

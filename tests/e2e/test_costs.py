@@ -39,7 +39,7 @@ SYSCALLS_MAX = 5.0
 #: Through to Inngest, per webhook with one event: the delivery, the event, and what happened to each of them.
 ROWS_MAX = 4.4
 #: On disk when all is delivered, per webhook of 2 KB: the body, the event made of it, and what is kept of both.
-DISK_BYTES_MAX = 6.0 * 1024
+DISK_BYTES_MAX = 5.8 * 1024
 
 
 @contextmanager

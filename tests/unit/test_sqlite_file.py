@@ -49,7 +49,7 @@ async def test_the_file_is_durable_by_its_settings(tmp_path: Path) -> None:
         lambda session: [session.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas]
     )
     await store.close()
-    assert found == ["wal", 2, 8192, 0, 0]  # the writer checkpoints, see test_sqlite_checkpoints.py
+    assert found == ["wal", 2, 16384, 0, 0]  # the writer checkpoints, see test_sqlite_checkpoints.py
 
 
 async def test_close_moves_the_wal_into_the_file(tmp_path: Path) -> None:
