@@ -62,6 +62,7 @@ class Forwarder:
         self._latest_ms = clock_ms()
         self._stopping, self._ended, self._stirred = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._running = False
+        self._looked_s = 0.0  # for lanes that are due, the last time
 
     async def run(self) -> None:
         """Forward until stopped or cancelled; then the batches in flight are settled, the rest is given back.
@@ -94,6 +95,7 @@ class Forwarder:
 
     async def _start_lanes(self) -> float:
         """A task for every lane that is due. Seconds until the next one will be."""
+        self._looked_s = time.monotonic()
         try:
             lanes = await self._store.lanes()
         except StoreUnavailable as error:
@@ -156,7 +158,7 @@ class Forwarder:
             await asyncio.wait([watch])
             error = None if watch.cancelled() else watch.exception()
         await self._bear(error)
-        await self._pause(LOOK_SECONDS_MIN)
+        await self._pause(self._looked_s + LOOK_SECONDS_MIN - time.monotonic())
 
     async def _watch(self, seconds: float) -> None:
         """Ends a wait when an event may be claimable, or so many seconds have passed."""

@@ -65,7 +65,7 @@ class Writer:
         self._queued = 0
         self._queued_bytes = 0
         self._handed: deque[list[Operation]] = deque()  # groups that are being written
-        self._busy = False
+        self._busy = self._is_handing_over = False
         self._refusal = ""  # why nothing is taken any more
         self._on_lost = on_lost
         self._idle = asyncio.Event()
@@ -91,11 +91,11 @@ class Writer:
             self._busy = True
             self._idle.clear()
             self._group_since = self._waiting_since
-            self._loop.call_soon(self._hand_over)  # at the end of this tick, with everybody who arrives in it
+            self._hand_over_soon()
             if self._watch is None:
                 self._watch_wait()
-        elif self._is_worth_a_group():
-            self._loop.call_soon(self._hand_over)
+        elif not self._is_handing_over and self._is_worth_a_group():
+            self._hand_over_soon()
 
     def _is_worth_a_group(self) -> bool:
         """Whether a second group may be handed over behind the one that is being written, so that who commits need not
@@ -142,7 +142,13 @@ class Writer:
             self._end(late, [Failed(error)] * len(late))
         self._watch_wait()
 
+    def _hand_over_soon(self) -> None:
+        """At the end of this tick, with everybody who arrives in it."""
+        self._is_handing_over = True
+        self._loop.call_soon(self._hand_over)
+
     def _hand_over(self) -> None:
+        self._is_handing_over = False
         waiting = self._waiting
         if not waiting:
             if not self._handed:
@@ -168,7 +174,7 @@ class Writer:
         except Exception as error:  # noqa: BLE001  what cannot be sent must not be waited for
             self._handed.pop()
             self._end(group, [Failed(error)] * len(group))
-            self._loop.call_soon(self._hand_over)
+            self._hand_over_soon()
 
     def _answer(self, reply: Reply) -> None:
         """On a slow disk the next group waits a little for senders who have just been answered: else they would come
