@@ -120,7 +120,9 @@ async def test_a_writer_that_hangs_means_503_and_then_it_goes_on(
     status = await caught
     assert status in (200, 503)
     expected = {"evt_again"} | ({"evt_caught"} if status == 200 else set())
-    assert await send(http, relay, "evt_again") == 200
+    async with asyncio.timeout(10):
+        while await send(http, relay, "evt_again") != 200:  # as providers do: what hung has to be answered first
+            await asyncio.sleep(0.02)
     await inngest.wait_for(lambda: expected <= set(inngest.ids()), seconds=20)
     assert await relay.stop() == 0
 
