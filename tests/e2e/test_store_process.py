@@ -80,6 +80,7 @@ async def test_when_the_relay_is_killed_its_writer_goes_and_the_file_is_free(
     await relay.start()
     writer = relay.writer_pid()
     assert await send(http, relay, "evt_1") == 200
+    os.kill(writer, signal.SIGSTOP)  # so that it cannot go by itself
     relay.kill()
     await gone(writer)
     began = time.monotonic()

@@ -6,6 +6,9 @@ import asyncio
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from relay.errors import ConfigError, StoreUnavailable
 from relay.models import Delivery, Event, Request
 from relay.stores import sqlite_jobs as jobs
 from relay.stores.sqlite import SqliteStore
+from relay.stores.sqlite_file import take_ownership
 from tests.support.store import Clock, claim_all, delivery, event
 
 MIB = 1024 * 1024
@@ -184,6 +188,35 @@ async def test_a_writer_that_is_killed_is_told_once_and_nothing_is_taken_any_mor
     again = await opening(tmp_path / "relay.db")
     assert "d1" in [each.delivery.id for each in await claim_all(again)]
     await again.close()
+
+
+async def test_as_long_as_it_writes_the_file_has_an_owner(store: SqliteStore, tmp_path: Path) -> None:
+    os.close(vars(store).pop("_lock"))  # as when the relay has been killed, and its writer not yet
+    began = time.monotonic()
+    with pytest.raises(ConfigError, match="another relay process"):
+        take_ownership(tmp_path / "relay.db")
+    assert time.monotonic() - began < 5, "one that lives is not waited for"
+
+
+HOLDER = """
+import fcntl, os, sys, time
+lock = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+fcntl.flock(lock, fcntl.LOCK_EX)
+os.pwrite(lock, sys.argv[2].encode() + b"\\n", 0)
+print("held", flush=True)
+time.sleep(float(sys.argv[3]))
+"""
+
+
+def test_the_writer_of_a_relay_that_was_killed_is_waited_for(tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    command = [sys.executable, "-c", HOLDER, f"{tmp_path}/relay.db.lock", str(gone.pid), "0.5"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        os.close(take_ownership(tmp_path / "relay.db"))
+        assert holder.wait(10) == 0
 
 
 async def test_closing_twice_and_after_the_end(tmp_path: Path) -> None:
