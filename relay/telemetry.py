@@ -199,16 +199,29 @@ class Telemetry:
         return Histogram(f"relay_{name}", text, list(labels), registry=self.registry, buckets=buckets)
 
 
-class SourceMeter:
-    """The figures of one source: requests by code, bytes of accepted bodies, seconds in all and by their buckets."""
+class Durations:
+    """How long many things took: seconds in all, and how many were in each of SECONDS_BUCKETS."""
 
-    __slots__ = ("answered", "body_bytes", "buckets", "seconds")
+    __slots__ = ("buckets", "seconds")
 
     def __init__(self) -> None:
-        self.answered: defaultdict[str, int] = defaultdict(int)
-        self.body_bytes = 0
         self.seconds = 0.0
         self.buckets = [0] * (len(SECONDS_BUCKETS) + 1)
+
+    def add_to(self, histogram: HistogramMetricFamily, source: str) -> None:
+        bounds = [*map(str, SECONDS_BUCKETS), "+Inf"]
+        histogram.add_metric([source], list(zip(bounds, accumulate(self.buckets), strict=True)), self.seconds)
+
+
+class SourceMeter(Durations):
+    """The figures of one source: requests by code, bytes of accepted bodies, and how long the requests took."""
+
+    __slots__ = ("answered", "body_bytes")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answered: defaultdict[str, int] = defaultdict(int)
+        self.body_bytes = 0
 
 
 class RequestMeter:
@@ -236,11 +249,10 @@ class RequestMeter:
             "relay_request_seconds", "From the request's headers to its answer", labels=["source"]
         )
         size = CounterMetricFamily("relay_body_bytes", "Bytes of accepted bodies", labels=["source"])
-        bounds = [*map(str, SECONDS_BUCKETS), "+Inf"]
         for source, meter in self._sources.items():
             for code, count in meter.answered.items():
                 answered.add_metric([source, code], count)
-            took.add_metric([source], list(zip(bounds, accumulate(meter.buckets), strict=True)), meter.seconds)
+            meter.add_to(took, source)
             if meter.body_bytes:
                 size.add_metric([source], meter.body_bytes)
         yield from (answered, took, size)
@@ -250,24 +262,21 @@ class CallMeter:
     """How long scripts took to answer, by source: counted as requests are, and for many calls at once."""
 
     def __init__(self) -> None:
-        self._seconds: dict[str, float] = {}
-        self._buckets: dict[str, list[int]] = {}
+        self._sources: defaultdict[str, Durations] = defaultdict(Durations)
 
     def count(self, source: str, seconds: float, calls: int) -> None:
         """So many calls were answered, each so long after it was asked for."""
-        if source not in self._buckets:
-            self._buckets[source], self._seconds[source] = [0] * (len(SECONDS_BUCKETS) + 1), 0.0
-        self._buckets[source][bisect_left(SECONDS_BUCKETS, seconds)] += calls
-        self._seconds[source] += seconds * calls
+        took = self._sources[source]
+        took.buckets[bisect_left(SECONDS_BUCKETS, seconds)] += calls
+        took.seconds += seconds * calls
 
     def describe(self) -> Iterable[Metric]:
         return self.collect()
 
     def collect(self) -> Iterator[Metric]:
         took = HistogramMetricFamily("relay_transform_seconds", "Wall time of a script's call", labels=["source"])
-        bounds = [*map(str, SECONDS_BUCKETS), "+Inf"]
-        for source, counts in self._buckets.items():
-            took.add_metric([source], list(zip(bounds, accumulate(counts), strict=True)), self._seconds[source])
+        for source, durations in self._sources.items():
+            durations.add_to(took, source)
         yield took
 
 
