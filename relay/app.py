@@ -7,7 +7,6 @@ hold is settled or given back, then the store is closed.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -31,6 +30,7 @@ from relay.forwarder import Forwarder
 from relay.inngest import InngestSink, Sink
 from relay.judge import Judge
 from relay.keys import KeyResolver
+from relay.memory import settle_memory
 from relay.pipeline import Pipeline
 from relay.receiver import KEEPALIVE_SECONDS, LINGER_SECONDS, Receiver
 from relay.rejected import RejectedRequests
@@ -44,8 +44,6 @@ from relay.stores.sqlite_pen import SqlitePen
 from relay.supervisor import PRUNE_EVERY_SECONDS, Stopping, Supervisor, housekeep, listen, listening_url
 from relay.telemetry import LibraryLines, Telemetry
 
-#: The search for reference cycles begins when so many objects have come that have not gone.
-GC_OBJECTS: Final = 20_000
 #: What a connection has left for its last answer once the drain is over.
 CUT_SECONDS: Final = 0.5
 
@@ -93,15 +91,6 @@ async def run_relay(config: Config, *, telemetry: Telemetry, dev: bool = False) 
             raise StoreUnavailable(stopping.reason)
     telemetry.log("relay.stopped")
     return 0
-
-
-def settle_memory() -> None:
-    """What is there now stays: the search for reference cycles need not walk it again and again, nor after every 700
-    objects, of which a webhook makes dozens that go by themselves.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_OBJECTS, 20, 20)
 
 
 @dataclass(frozen=True, slots=True)

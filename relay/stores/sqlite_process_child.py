@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import select
 import signal
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from relay.confine import die_with_parent
+from relay.memory import settle_memory
 from relay.stores.sqlite_committer import Committer
 from relay.stores.sqlite_jobs import (
     END,
@@ -29,8 +29,6 @@ from relay.stores.sqlite_jobs import (
 from relay.stores.sqlite_thread import IDLE_SECONDS
 
 END_KIND: Final = FRAME.unpack(END)[0]
-#: As in the relay itself: see app.settle_memory.
-GC_OBJECTS: Final = 20_000
 
 
 def run(settings: dict[str, Any]) -> None:
@@ -46,8 +44,7 @@ def run(settings: dict[str, Any]) -> None:
     except Exception as error:  # noqa: BLE001  the relay says it
         channel.send(pack_opened(Opened(error=portable(error))))
         return
-    gc.freeze()
-    gc.set_threshold(GC_OBJECTS, 20, 20)
+    settle_memory()
     with suppress(ConnectionError):  # the relay is gone: nobody waits for an answer
         channel.send(pack_opened(Opened(committer.opens)))
         serve(channel, committer)

@@ -18,7 +18,7 @@ LAYERS = """
 __init__ schemes
 errors
 models
-bodies budget fast_lane ids retry telemetry confine config_errors config_values engine_names sandbox_faults
+bodies budget fast_lane ids memory retry telemetry confine config_errors config_values engine_names sandbox_faults
 config_sections forms
 schemes.json_values lints
 schemes.places
