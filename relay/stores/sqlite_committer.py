@@ -19,12 +19,12 @@ from relay.stores import sqlite_transitions as transitions
 from relay.stores.sqlite_checkpoints import Checkpoints
 from relay.stores.sqlite_disk import DiskFloor
 from relay.stores.sqlite_file import is_disk_error, open_writer, standing_files, unavailable, unopenable
-from relay.stores.sqlite_jobs import Accept, Failed, Finish, Job, Reply, Result, Run, RunResult, Settle
+from relay.stores.sqlite_jobs import Accept, Call, CallResult, Failed, Finish, Job, Reply, Result, Settle
 from relay.stores.sqlite_session import Session
 
 
-def run_calls(session: Session, jobs: Sequence[Run]) -> list[Result]:
-    return [RunResult(job.function(session)) for job in jobs]
+def run_calls(session: Session, jobs: Sequence[Call]) -> list[Result]:
+    return [CallResult(job.function(session)) for job in jobs]
 
 
 #: How each kind of job is run, for many at once or for one, in the order in which kinds stand in a group.
@@ -32,7 +32,7 @@ KINDS: Final[dict[type[Job], Callable[[Session, Any], Sequence[Result]]]] = {
     Accept: transitions.accept,
     Finish: transitions.finish,
     Settle: transitions.settle,
-    Run: run_calls,
+    Call: run_calls,
 }
 
 

@@ -50,7 +50,7 @@ class Settle(Struct, frozen=True, array_like=True, tag=3):
     size_bytes: int
 
 
-class Run(Struct, frozen=True, array_like=True, tag=4):
+class Call(Struct, frozen=True, array_like=True, tag=4):
     """Everything else: a function of the Session, or a partial one, from the top of a module."""
 
     function: Callable[[Any], Any]
@@ -58,7 +58,7 @@ class Run(Struct, frozen=True, array_like=True, tag=4):
     grows: bool
 
 
-Job: TypeAlias = Accept | Finish | Settle | Run
+Job: TypeAlias = Accept | Finish | Settle | Call
 
 
 # ── results, in the order of the jobs ──
@@ -82,7 +82,7 @@ class SettleResult(Struct, frozen=True, array_like=True, tag=3):
     """They are."""
 
 
-class RunResult(Struct, frozen=True, array_like=True, tag=4):
+class CallResult(Struct, frozen=True, array_like=True, tag=4):
     """What the function gave."""
 
     result: Any
@@ -94,7 +94,7 @@ class Failed(Struct, frozen=True, array_like=True, tag=5):
     error: Exception
 
 
-Result: TypeAlias = AcceptResult | FinishResult | SettleResult | RunResult | Failed
+Result: TypeAlias = AcceptResult | FinishResult | SettleResult | CallResult | Failed
 
 
 class Reply(Struct, frozen=True, array_like=True):

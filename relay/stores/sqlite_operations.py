@@ -17,10 +17,10 @@ from relay.stores.sqlite_file import unavailable
 from relay.stores.sqlite_jobs import (
     Accept,
     AcceptResult,
+    Call,
     Finish,
     FinishResult,
     Job,
-    Run,
     Settle,
 )
 from relay.stores.sqlite_leases import Lease
@@ -166,7 +166,7 @@ class Settling(Operation):
         tell_future(self.future, None, self.error)
 
 
-class Call(Operation, Generic[T]):
+class Calling(Operation, Generic[T]):
     """Everything else, one by one: `run` in the transaction, `apply` with its result."""
 
     __slots__ = ("apply", "future")
@@ -179,7 +179,7 @@ class Call(Operation, Generic[T]):
         size_bytes: int,
         grows: bool,
     ) -> None:
-        self.job, self.apply, self.future, self.error = Run(run, size_bytes, grows), apply, future, None
+        self.job, self.apply, self.future, self.error = Call(run, size_bytes, grows), apply, future, None
 
     def ended(self, result: Any) -> None:
         given: Any = result if self.error else result.result

@@ -14,7 +14,7 @@ from typing import Final, Protocol, TypeVar
 from relay.errors import StoreUnavailable
 from relay.stores.sqlite_committer import KINDS
 from relay.stores.sqlite_jobs import Failed, Job, Reply, Result
-from relay.stores.sqlite_operations import Call, Operation
+from relay.stores.sqlite_operations import Calling, Operation
 from relay.stores.sqlite_session import Session
 
 OPERATIONS_MAX: Final = 10_000
@@ -115,7 +115,7 @@ class Writer:
     ) -> asyncio.Future[T]:
         """`run` in the transaction, then `apply` on the loop; durable when the future has its result."""
         future: asyncio.Future[T] = self._loop.create_future()
-        self.put([Call(run, apply, future, size_bytes, grows)])
+        self.put([Calling(run, apply, future, size_bytes, grows)])
         return future
 
     def _is_full(self, size_bytes: int) -> bool:

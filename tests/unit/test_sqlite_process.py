@@ -40,7 +40,7 @@ def run_anything(session: object, what: Any) -> Any:
     return what
 
 
-calls = st.builds(jobs.Run, st.just(run_anything), numbers, st.booleans())
+calls = st.builds(jobs.Call, st.just(run_anything), numbers, st.booleans())
 any_job = (
     st.builds(jobs.Accept, st.lists(deliveries, max_size=3).map(tuple), numbers)
     | st.builds(
@@ -61,7 +61,7 @@ any_result = (
     st.builds(jobs.AcceptResult, st.lists(numbers), st.lists(st.none() | texts))
     | st.builds(jobs.FinishResult, st.lists(st.tuples(numbers, numbers, numbers)), st.lists(texts))
     | st.just(jobs.SettleResult())
-    | st.builds(jobs.RunResult, cells | st.lists(cells))
+    | st.builds(jobs.CallResult, cells | st.lists(cells))
 )
 
 
