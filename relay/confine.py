@@ -16,6 +16,7 @@ import resource
 import struct
 import sys
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import Final
 
 #: The layers, in the order they are put on.
@@ -111,6 +112,14 @@ def die_with_parent() -> None:
     if sys.platform == "linux":
         guarded(lambda: str(libc_call("prctl", PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)))
         guarded(lambda: str(libc_call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)))
+
+
+def give_way() -> None:
+    """Ask the scheduler to treat this process as work in the background: when it wakes up it waits for its turn, and
+    takes no CPU from whoever answers senders. Where the system knows no such thing, nothing happens.
+    """
+    with suppress(AttributeError, OSError):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def close_all_but(keep_fd: int) -> None:

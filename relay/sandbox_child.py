@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from relay.confine import confine
+from relay.confine import confine, give_way
 from relay.sandbox_channel import (
     ABSENT,
     COMPILE,
@@ -133,6 +133,7 @@ def main(settings: dict[str, Any]) -> None:
     try:
         engine = make_engine(settings)
         time.tzset()  # reads the zone file while there are files
+        give_way()
         layers = confine(settings["address_space_bytes"], without=settings["without"])
         report = {"layers": layers, "engine": self_test(engine)}
     except Exception as error:  # noqa: BLE001 the parent has no other way to learn why

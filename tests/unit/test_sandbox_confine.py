@@ -107,6 +107,13 @@ async def test_a_child_holds_one_descriptor_one_thread_and_no_environment() -> N
                 assert status["Uid"].split() == ["65534"] * 4
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such scheduling")
+async def test_a_child_that_wakes_up_takes_no_cpu_from_the_relay() -> None:
+    async with sandbox() as pool:
+        assert {os.sched_getscheduler(child.pid) for child in pool._children} == {os.SCHED_BATCH}
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
 async def test_scripts_run_without_seccomp_too() -> None:
     """Where a child cannot live under a layer it is started without it."""
     async with sandbox() as pool:
