@@ -26,14 +26,14 @@ from relay.transform import INLINE_BYTES_MAX, TransformLimits, call_for, call_of
 
 #: Deliveries of one source in work at once: enough to keep the children busy, few enough to hold in memory. Fewer of
 #: a script that is not known to be quick: what it holds up waits for it.
-PER_SOURCE_MAX: Final = 256
+PER_SOURCE_MAX: Final = 1024
 PER_SLOW_SOURCE_MAX: Final = 16
 #: Of a quick script new ones are claimed when there is room for so many.
 ROOM_MIN: Final = 32
 #: While a source, or all of them, hold so many bytes of bodies, each source goes on with one delivery at a time.
 SOURCE_BYTES_MAX: Final = 4 * 1024 * 1024
 WORK_BYTES_MAX: Final = 32 * 1024 * 1024
-CLAIM_MAX: Final = 256
+CLAIM_MAX: Final = 1024
 LEASE_SECONDS: Final = 120.0
 #: The longest sleep between looks at the store: a lease that ran out is found again within it.
 IDLE_SECONDS: Final = 1.0
