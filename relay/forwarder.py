@@ -3,8 +3,9 @@
 A lane is one destination and environment. Every lane that has something to send has its own task, which ends when the
 lane is empty or has to wait; so a lane that is slow, hung or down never delays another one.
 
-            ┌────────────── more is due ──────────────┐
     claim ─▶ send ─▶ learn ─▶ settle ─▶ wait (as long as the lane's last answer says)
+      ▲       │                          │
+      └───────┴─────── more is due ──────┘      while all goes well, behind a full batch that is still on its way
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from relay.config import Destination
@@ -35,7 +37,8 @@ LOOK_SECONDS_MIN: Final = 0.02
 STORE_RETRY_SECONDS: Final = 0.25
 #: A lone event that met a stopped destination lets the lane's others try before it.
 STOPPED_PASS_MS: Final = 250
-
+#: Of all lanes together so many batches may be on their way beside the first of each.
+BATCHES_MORE_MAX: Final = 64
 #: Of the lanes that send at once those whose last answer was trouble: many that hang leave room for the others.
 TROUBLED_LANES_MAX: Final = LANES_MAX // 2
 
@@ -62,6 +65,7 @@ class Forwarder:
         self._latest_ms = clock_ms()
         self._stopping, self._ended, self._stirred = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._running = False
+        self._batches = 0  # on their way, of all lanes
         self._looked_s = 0.0  # for lanes that are due, the last time
 
     async def run(self) -> None:
@@ -201,26 +205,71 @@ class Forwarder:
     async def _run_lane(self, key: LaneKey) -> None:
         """Batch after batch, until the lane is empty or has to wait."""
         state = self._states.setdefault(key, LaneState(self._settings[key[0]].batch_events_max))
+        on_their_way: set[asyncio.Task[None]] = set()
         try:
-            while not self._stopping.is_set() and state.resume_ms <= self._now_ms():
-                if not await self._forward_batch(key, state) or len(self._tasks) >= LANES_MAX:
-                    break  # empty, or others wait for a place: this lane's turn comes again
-        except StoreUnavailable as error:
-            self._reports.lose_store(error)
-            state.resume_ms = self._now_ms() + round(STORE_RETRY_SECONDS * 1000)
-        except Exception as error:  # noqa: BLE001 - a surprise in one lane must end neither the lane nor the others
-            self._reports.surprised(error, destination=key[0], environment=key[1])
-            state.resume_ms = self._now_ms() + 1000
+            await self._guarded(key, state, self._send_batches(key, state, on_their_way))
+            while on_their_way:
+                await asyncio.wait(on_their_way)
+        except asyncio.CancelledError:
+            for batch in on_their_way:
+                batch.cancel()
+            if on_their_way:
+                await asyncio.wait(on_their_way)
+            raise
         if state.is_well(self._settings[key[0]]) and state.resume_ms <= self._now_ms():
             del self._states[key]
 
-    async def _forward_batch(self, key: LaneKey, state: LaneState) -> bool:
-        """The main path. False when there was nothing to send."""
-        events = await self._claim(key, state.limit)
-        if not events:
-            return False
+    async def _send_batches(self, key: LaneKey, state: LaneState, on_their_way: set[asyncio.Task[None]]) -> None:
+        while not self._stopping.is_set() and state.resume_ms <= self._now_ms():
+            events = await self._claim(key, state.limit)
+            if not events:
+                break
+            batch = asyncio.create_task(self._guarded(key, state, self._forward_batch(key, state, events)))
+            on_their_way.add(batch)
+            self._batches += 1
+            batch.add_done_callback(partial(self._forget_batch, on_their_way))
+            if self._is_full(key, events):
+                await self._wait_for_room(key, state, on_their_way)
+            else:  # what comes meanwhile goes together
+                await asyncio.wait(on_their_way)
+            if len(self._tasks) >= LANES_MAX:
+                break  # others wait for a place: this lane's turn comes again
+
+    def _forget_batch(self, on_their_way: set[asyncio.Task[None]], batch: asyncio.Task[None]) -> None:
+        on_their_way.discard(batch)
+        self._batches -= 1
+
+    async def _guarded(self, key: LaneKey, state: LaneState, work: Awaitable[None]) -> None:
+        """A surprise in one lane must end neither the lane nor the others."""
+        try:
+            await work
+        except StoreUnavailable as error:
+            self._reports.lose_store(error)
+            state.resume_ms = self._now_ms() + round(STORE_RETRY_SECONDS * 1000)
+        except Exception as error:  # noqa: BLE001 - see above
+            self._reports.surprised(error, destination=key[0], environment=key[1])
+            state.resume_ms = self._now_ms() + 1000
+
+    def _is_full(self, key: LaneKey, events: Sequence[ClaimedEvent]) -> bool:
+        """Nearly: by bytes, one event more may have been too much."""
+        rules = self._settings[key[0]]
+        return len(events) >= rules.batch_events_max or 2 * array_bytes(events) > rules.batch_bytes_max
+
+    async def _wait_for_room(self, key: LaneKey, state: LaneState, on_their_way: set[asyncio.Task[None]]) -> None:
+        """Until the lane may send another batch beside those. In trouble it sends one at a time."""
+        rules = self._settings[key[0]]
+        while on_their_way:
+            may_be_more = state.is_well(rules) and self._batches - len(self._tasks) < BATCHES_MORE_MAX
+            if may_be_more and len(on_their_way) < rules.batches_max:
+                break
+            await asyncio.wait(on_their_way, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _forward_batch(self, key: LaneKey, state: LaneState, events: list[ClaimedEvent]) -> None:
+        """The main path."""
+        troubles = state.troubles
         outcomes, unsent = await self._send(key, events)
-        self._learn(key, state, outcomes, unsent)
+        if troubles == state.troubles:  # else others that were on their way have told it already
+            self._learn(key, state, outcomes, unsent)
         if unsent:
             settlements = self._judge(key, events, outcomes)
             await self._settle(settlements)
@@ -228,7 +277,6 @@ class Forwarder:
         else:
             await self._settle(all_settled(events, outcomes))
             self._reports.all_sent(key, len(events))
-        return True
 
     async def _claim(self, key: LaneKey, limit: int) -> list[ClaimedEvent]:
         """A batch: full by count or by bytes, or else as old as batch_wait_ms."""

@@ -44,10 +44,12 @@ class LaneState:
     failures: int = 0  # in a row
     resume_ms: int = 0
     stopped: bool = False
+    troubles: int = 0  # how often it met any
 
     def learn(self, outcomes: Sequence[Outcome], rules: RetryRules, now_ms: int, random_fraction: float) -> None:
         """Grow on success; on trouble wait, and shrink where a single event may be the cause."""
         refused = [outcome for outcome in outcomes if isinstance(outcome, Retry)]
+        self.troubles += bool(refused)
         if not refused:
             self.limit, self.failures, self.stopped = min(self.limit * 2, rules.batch_events_max), 0, False
         elif any(outcome.stop for outcome in refused):

@@ -18,7 +18,7 @@ import pytest_asyncio
 from relay.config import Destination
 from relay.models import EventState
 from tests.support.fake_inngest import FakeInngest, Mode
-from tests.support.forwarding import FAST, forwarding, wait_until
+from tests.support.forwarding import FAST, Stage, forwarding, wait_until
 
 HOUR_MS = 3_600_000
 PENDING, SENT, DEAD = EventState.PENDING, EventState.SENT, EventState.DEAD
@@ -80,6 +80,60 @@ async def test_a_batch_waits_for_company_but_not_longer_than_its_age(fake: FakeI
         await stage.until({SENT: 2})
         assert 0.35 < time.monotonic() - began < 5
     assert [seen.events for seen in fake.requests] == [2]
+
+
+@pytest.mark.parametrize("most", [1, 4])
+async def test_full_batches_do_not_wait_for_each_other(fake: FakeInngest, path: Path, most: int) -> None:
+    fake.set_mode(Mode(hang=0.3))
+    async with forwarding(path, default(fake, batch_events_max=10, batches_max=most)) as stage:
+        await stage.put(numbered(80))
+        seen = await at_once(stage, fake, {SENT: 80})
+    assert seen == most
+    assert len(fake.requests) == 8
+    assert sorted(fake.ids()) == sorted(numbered(80))
+
+
+async def test_what_comes_while_a_small_batch_is_on_its_way_goes_together(fake: FakeInngest, path: Path) -> None:
+    fake.set_mode(Mode(hang=0.4))
+    async with forwarding(path, default(fake)) as stage:
+        await stage.put(["first"])
+        await wait_until(lambda: is_true(fake.begun == 1))
+        for number in range(10):
+            await stage.put([f"later{number}"])
+        assert await at_once(stage, fake, {SENT: 11}) == 1
+    assert [seen.events for seen in fake.requests] == [1, 10]
+
+
+async def test_trouble_counts_once_and_then_one_batch_is_tried_at_a_time(fake: FakeInngest, path: Path) -> None:
+    fake.set_mode(Mode(status=503, hang=0.1, times=6))
+    settings = default(fake, batch_events_max=10, batches_max=4, retry_delay_ms_min=200, retry_delay_ms_max=60_000)
+    async with forwarding(path, settings) as stage:
+        await stage.put(numbered(80))
+        await wait_until(lambda: is_true(len(fake.requests) == 4))
+        (state,) = stage.forwarder._states.values()
+        assert (state.failures, state.troubles, state.limit) == (1, 1, 5), "as if only one had been on its way"
+        await wait_until(lambda: is_true(fake.begun == 5))
+        assert await at_once(stage, fake, {SENT: 80}, until_begun=8) == 1
+        await stage.until({SENT: 80})
+    assert sorted(fake.ids()) == sorted(numbered(80))
+
+
+async def at_once(
+    stage: Stage, fake: FakeInngest, wanted: dict[EventState, int], until_begun: int | None = None
+) -> int:
+    """The most requests that were on their way together, until what is wanted has come."""
+    most = 0
+
+    async def watch() -> bool:
+        nonlocal most
+        most = max(most, fake.at_once)
+        if until_begun is not None:
+            return fake.begun >= until_begun
+        counts = (await stage.store.stats()).events
+        return all(counts[state] == count for state, count in wanted.items())
+
+    await wait_until(watch)
+    return most
 
 
 async def test_what_does_not_fit_beside_the_others_goes_by_itself(fake: FakeInngest, path: Path) -> None:
@@ -295,21 +349,22 @@ async def is_true(value: bool) -> bool:
 
 async def test_stopping_settles_the_batch_in_flight_and_begins_no_other(fake: FakeInngest, path: Path) -> None:
     fake.set_mode(Mode(slow=0.5))
-    async with forwarding(path, default(fake, batch_events_max=10)) as stage:
-        await stage.put(numbered(30))
-        await wait_until(lambda: is_true(len(fake.accepted) == 10))
+    async with forwarding(path, default(fake, batch_events_max=10, batches_max=2)) as stage:
+        await stage.put(numbered(50))
+        await wait_until(lambda: is_true(len(fake.accepted) == 20))
         await stage.forwarder.stop()
         counts = (await stage.store.stats()).events
-        assert (counts[SENT], counts[PENDING]) == (10, 20)
-        assert len(await stage.store.claim_events("default", None, 100, 1 << 20, 30)) == 20
-    assert len(fake.requests) == 1
+        assert (counts[SENT], counts[PENDING]) == (20, 30)
+        assert len(await stage.store.claim_events("default", None, 100, 1 << 20, 30)) == 30
+    assert len(fake.requests) == 2
 
 
 async def test_stopping_gives_back_what_hangs(fake: FakeInngest, path: Path) -> None:
     fake.set_mode(Mode(hang=30))
-    async with forwarding(path, default(fake, request_seconds=30.0), drain_seconds=0.2) as stage:
+    settings = default(fake, request_seconds=30.0, batch_events_max=10, batches_max=3)
+    async with forwarding(path, settings, drain_seconds=0.2) as stage:
         await stage.put(numbered(30))
-        await wait_until(lambda: is_true(fake.begun == 1))
+        await wait_until(lambda: is_true(fake.begun == 3))
         began = time.monotonic()
         await stage.forwarder.stop()
         assert time.monotonic() - began < 2

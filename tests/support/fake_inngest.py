@@ -81,6 +81,7 @@ class FakeInngest:
     requests: deque[Seen] = field(default_factory=lambda: deque(maxlen=REQUESTS_MAX))
     modes: dict[tuple[str, str | None], Mode] = field(default_factory=dict)
     begun: int = 0  # requests that have arrived whole, answered or not
+    at_once: int = 0  # those of them that are not answered yet
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def __aenter__(self) -> Self:
@@ -136,7 +137,11 @@ class FakeInngest:
         environment = request.headers.get("x-inngest-env")
         body, mode = await request.read(), self._mode_for(key, environment)
         self.begun += 1
-        count, answer = await self._answer(request, key, environment, body, mode)
+        self.at_once += 1
+        try:
+            count, answer = await self._answer(request, key, environment, body, mode)
+        finally:
+            self.at_once -= 1
         seen = Seen(key, environment, count, answer.status, asyncio.get_running_loop().time())
         async with self.changed:
             self.requests.append(seen)
