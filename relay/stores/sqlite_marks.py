@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from relay.stores.sqlite_blocks import Blocks
 from relay.stores.sqlite_books import Books
 from relay.stores.sqlite_reads import WAIT_MS_MAX
 from relay.stores.sqlite_session import Session
@@ -24,13 +25,18 @@ SET_SOURCE: Final = """
     ON CONFLICT (source) DO UPDATE SET done_to = excluded.done_to WHERE excluded.done_to > done_to"""
 SET_LANE: Final = "UPDATE lanes SET done_to = ?2 WHERE lane = ?1 AND done_to < ?2"
 #: The next source after one, by the index: as quick with a million deliveries as with ten.
-NEXT_SOURCE: Final = "SELECT min(source) FROM deliveries WHERE source > ?"
-FIRST_SOURCE: Final = "SELECT min(source) FROM deliveries"
+NEXT_SOURCE: Final = "SELECT min(source) FROM block_sources WHERE source > ?"
+FIRST_SOURCE: Final = "SELECT min(source) FROM block_sources"
 DONE_TO: Final = "SELECT done_to FROM sources WHERE source = ?"
-WAITING: Final = """
-    FROM deliveries d WHERE d.source = ? AND d.seq > ?
-    AND NOT EXISTS (SELECT 1 FROM delivery_state s WHERE s.seq = d.seq)"""
-REPLAYED: Final = "SELECT s.seq, d.source FROM delivery_state s JOIN deliveries d ON d.seq = s.seq WHERE s.state = 0"
+#: How many of a source wait after its mark: whole blocks, where nothing has happened to any in it, else one by one.
+COUNT_WAITING: Final = """
+    SELECT coalesce(sum(iif(
+        b.first > ?1 AND NOT EXISTS (SELECT 1 FROM delivery_state s WHERE s.seq BETWEEN b.first AND b.block),
+        b.count,
+        (SELECT count(*) FROM bits WHERE b.places >> bits.bit & 1 AND b.first + bits.bit > ?1
+            AND NOT EXISTS (SELECT 1 FROM delivery_state s WHERE s.seq = b.first + bits.bit))
+    )), 0) FROM block_sources b WHERE b.source = ?2 AND b.block > ?1"""
+REPLAYED: Final = "SELECT seq FROM delivery_state WHERE state = 0"
 PENDING: Final = """
     FROM events e WHERE e.lane = ? AND e.seq > ? AND NOT EXISTS (SELECT 1 FROM event_state s WHERE s.seq = e.seq)"""
 RETRIED: Final = "SELECT count(*), min(at_ms) FROM event_state WHERE state = 0 AND lane = ?"
@@ -57,12 +63,15 @@ def read_books(connection: sqlite3.Connection, now_ms: int) -> Books:
     for source, done_to in read_sources(connection):
         feed = books.source(source)
         feed.last = feed.marked = done_to
-        feed.open = connection.execute(f"SELECT count(*) {WAITING}", (bound(source), done_to)).fetchone()[0]
+        feed.open = connection.execute(COUNT_WAITING, (done_to, bound(source))).fetchone()[0]
         feed.behind = feed.open > 0
-    for seq, source in connection.execute(REPLAYED):
-        feed = books.source(text(source))
-        feed.open += 1
-        heapq.heappush(feed.returned, seq)
+    blocks = Blocks(connection)
+    for (seq,) in connection.execute(REPLAYED):
+        named = blocks.name(seq)
+        if named is not None:
+            feed = books.source(text(named.source))
+            feed.open += 1
+            heapq.heappush(feed.returned, seq)
     _read_lanes(connection, books, now_ms)
     _count_deliveries(connection, books)
     _count_events(connection, books)

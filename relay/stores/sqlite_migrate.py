@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from relay.models import Delivery, Request
+from relay.stores.sqlite_blocks import BLOCK_BYTES_MAX, BLOCK_DELIVERIES_MAX, rows_of
 from relay.stores.sqlite_known import Known
-from relay.stores.sqlite_values import key_hash, text, text_or_none
+from relay.stores.sqlite_values import bound, key_hash, text, text_or_none, unpack_headers
 
 #: Entry n takes a file from version n to n + 1.
 SCHEMAS: Final = tuple(
-    Path(__file__).with_name(name) for name in ("schema.sql", "schema_secrets.sql", "schema_happened.sql")
+    Path(__file__).with_name(name)
+    for name in ("schema.sql", "schema_secrets.sql", "schema_happened.sql", "schema_blocks.sql")
 )
 VERSION: Final = len(SCHEMAS)
 #: What is known is written in portions, so that a big file needs no big memory.
@@ -86,7 +89,40 @@ def fill(known: Known, entries: Iterable[tuple[bytes, int]]) -> None:
     known.committed()
 
 
+def carry_deliveries(connection: sqlite3.Connection) -> None:
+    """Version 3 had a row for each delivery."""
+    columns = "seq, id, source, key, received_ms, environment, method, path, query, headers, body"
+    block: list[Delivery] = []
+    first = size_bytes = 0
+    for seq, *values in connection.execute(f"SELECT {columns} FROM deliveries ORDER BY seq"):  # noqa: S608  the text above
+        size_bytes += len(values[-1])
+        if len(block) == BLOCK_DELIVERIES_MAX or size_bytes > BLOCK_BYTES_MAX or seq != first + len(block):
+            write_block(connection, first, block)
+            block, first, size_bytes = [], seq, len(values[-1])
+        block.append(delivery_of(values))
+    write_block(connection, first, block)
+    connection.execute("DROP TABLE deliveries")
+
+
+def write_block(connection: sqlite3.Connection, first: int, deliveries: Sequence[Delivery]) -> None:
+    blocks, sources = rows_of(first, deliveries)
+    connection.executemany("INSERT INTO blocks (block, first, heads, bodies) VALUES (?, ?, ?, ?)", blocks)
+    connection.executemany(
+        "INSERT INTO block_sources (source, block, first, places, count) VALUES (?, ?, ?, ?, ?)", sources
+    )
+    ids = [(bound(delivery.id), seq) for seq, delivery in enumerate(deliveries, first)]
+    connection.executemany("INSERT INTO delivery_ids (id, seq) VALUES (?, ?)", ids)
+
+
+def delivery_of(values: Sequence[Any]) -> Delivery:
+    """A row of version 3, without its seq."""
+    name, source, key, received_ms, environment, method, path, query, headers, body = values
+    request = Request(text(method), text(path), text(query), unpack_headers(headers), body)
+    return Delivery(text(name), text(source), text_or_none(key), received_ms, request, text_or_none(environment))
+
+
 #: What is done before and after a step's schema, in its transaction.
 STEPS: Final[dict[int, tuple[Callable[[sqlite3.Connection], None], Callable[[sqlite3.Connection], None]]]] = {
-    3: (carry_keys, carry_seen)
+    3: (carry_keys, carry_seen),
+    4: (nothing, carry_deliveries),
 }

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
 from relay.errors import StoreUnavailable
-from relay.models import Delivery, Request
+from relay.models import Delivery
+from relay.stores.sqlite_blocks import OF_SOURCE, Blocks
 from relay.stores.sqlite_feeds import NEVER_MS, OpenEvent
 from relay.stores.sqlite_file import open_reader, unavailable
-from relay.stores.sqlite_values import bound, make_ref, text, text_or_none, unpack_headers
+from relay.stores.sqlite_values import bound, make_ref, text, text_or_none
 
 T = TypeVar("T")
 #: (seq, bytes, what it is), as feeds have it.
@@ -31,22 +32,17 @@ ROW_BYTES: Final = 512
 #: was wrong: it counts as due.
 WAIT_MS_MAX: Final = 90_000_000
 
-DELIVERY: Final = """
-    SELECT d.seq, d.id, d.source, d.key, d.received_ms, d.method, d.path, d.query, d.headers, d.body, d.environment"""
-OPEN_DELIVERIES: Final = f"""
-    {DELIVERY}, NULL, 0 FROM deliveries d WHERE d.source = ? AND d.seq > ?
-    AND NOT EXISTS (SELECT 1 FROM delivery_state s WHERE s.seq = d.seq) ORDER BY d.seq LIMIT ?"""  # noqa: S608  the text above
-ONE_DELIVERY: Final = f"""
-    {DELIVERY}, s.environment, s.generation FROM deliveries d LEFT JOIN delivery_state s ON s.seq = d.seq
-    WHERE d.seq = ?"""
+#: Its seqs that wait, as OF_SOURCE.
+WAITING: Final = f"""
+    {OF_SOURCE} AND NOT EXISTS (SELECT 1 FROM delivery_state s WHERE s.seq = b.first + bits.bit)"""  # noqa: S608  the text above
+OPEN_DELIVERIES: Final = f"SELECT b.first + bits.bit {WAITING} ORDER BY b.block, bits.bit LIMIT ?"
+REPLAYED: Final = "SELECT environment, generation FROM delivery_state WHERE seq = ?"
 EVENT: Final = """
-    SELECT e.seq, d.id, e.generation, e.position, e.id, e.json, e.created_ms, d.source"""
+    SELECT e.seq, e.delivery_seq, e.generation, e.position, e.id, e.json, e.created_ms"""
 OPEN_EVENTS: Final = f"""
-    {EVENT}, NULL FROM events e CROSS JOIN deliveries d ON d.seq = e.delivery_seq WHERE e.lane = ? AND e.seq > ?
+    {EVENT}, NULL FROM events e WHERE e.lane = ? AND e.seq > ?
     AND NOT EXISTS (SELECT 1 FROM event_state s WHERE s.seq = e.seq) ORDER BY e.seq LIMIT ?"""  # noqa: S608  as above
-ONE_EVENT: Final = f"""
-    {EVENT}, s.attempt FROM events e JOIN deliveries d ON d.seq = e.delivery_seq
-    LEFT JOIN event_state s ON s.seq = e.seq WHERE e.seq = ?"""
+ONE_EVENT: Final = f"{EVENT}, s.attempt FROM events e LEFT JOIN event_state s ON s.seq = e.seq WHERE e.seq = ?"
 DUE_EVENTS: Final = """
     SELECT seq FROM event_state WHERE state = 0 AND lane = ? AND at_ms <= ? ORDER BY at_ms, seq LIMIT ?"""
 LATER_EVENTS: Final = """
@@ -106,13 +102,16 @@ class Found:
 
 def open_deliveries(connection: sqlite3.Connection, source: str, after: int, count: int, bytes_max: int) -> Found:
     """The source's oldest after a seq that have not been worked off; bodies stop at `bytes_max`, but one is read."""
-    rows = connection.execute(OPEN_DELIVERIES, (bound(source), after, count))
-    return limited(map(delivery_item, rows), count, bytes_max)
+    blocks = Blocks(connection)
+    rows = connection.execute(OPEN_DELIVERIES, (bound(source), after, after, count))
+    return limited((item for (seq,) in rows if (item := delivery_item(blocks, seq))), count, bytes_max)
 
 
 def open_events(connection: sqlite3.Connection, lane: int, after: int, count: int, bytes_max: int) -> Found:
     """The lane's oldest after a seq that were never tried; as above."""
-    return limited(map(event_item, connection.execute(OPEN_EVENTS, (lane, after, count))), count, bytes_max)
+    blocks = Blocks(connection)
+    rows = connection.execute(OPEN_EVENTS, (lane, after, count))
+    return limited((item for row in rows if (item := event_item(blocks, row))), count, bytes_max)
 
 
 def limited(items: Iterable[tuple[int, int, T]], count: int, bytes_max: int) -> Found:
@@ -129,49 +128,63 @@ def limited(items: Iterable[tuple[int, int, T]], count: int, bytes_max: int) -> 
 
 def named_deliveries(connection: sqlite3.Connection, seqs: Sequence[int], bytes_max: int) -> Found:
     """These, in their order, as many as `bytes_max` allows but at least one. What is not there any more is left out."""
-    return named(connection, ONE_DELIVERY, delivery_item, seqs, bytes_max)
+    blocks = Blocks(connection)
+
+    def find(seq: int) -> DeliveryItem | None:
+        replayed = connection.execute(REPLAYED, (seq,)).fetchone()
+        return delivery_item(blocks, seq, *(replayed or ()))
+
+    return named(find, seqs, bytes_max)
 
 
 def named_events(connection: sqlite3.Connection, seqs: Sequence[int], bytes_max: int) -> Found:
     """As above."""
-    return named(connection, ONE_EVENT, event_item, seqs, bytes_max)
+    blocks = Blocks(connection)
+
+    def find(seq: int) -> EventItem | None:
+        row = connection.execute(ONE_EVENT, (seq,)).fetchone()
+        return None if row is None else event_item(blocks, row)
+
+    return named(find, seqs, bytes_max)
 
 
-def named(
-    connection: sqlite3.Connection,
-    sql: str,
-    item_of: Callable[[tuple[Any, ...]], tuple[int, int, T]],
-    seqs: Sequence[int],
-    bytes_max: int,
-) -> Found:
+def named(find: Callable[[int], tuple[int, int, T] | None], seqs: Sequence[int], bytes_max: int) -> Found:
     found: list[tuple[int, int, T]] = []
     size_bytes = 0
     for place, seq in enumerate(seqs):
         if size_bytes >= bytes_max:
             return Found(found, is_all=False, left=seqs[place:])
-        row = connection.execute(sql, (seq,)).fetchone()
-        if row is not None:
-            found.append(item_of(row))
-            size_bytes += found[-1][1]
+        item = find(seq)
+        if item is not None:
+            found.append(item)
+            size_bytes += item[1]
     return Found(found, is_all=True)
 
 
-def delivery_item(row: tuple[Any, ...]) -> DeliveryItem:
-    request = Request(text(row[5]), text(row[6]), text(row[7]), unpack_headers(row[8]), row[9])
-    environment = text_or_none(row[10] if row[11] is None else row[11])
-    key, generation = text_or_none(row[3]), row[12] or 0
-    delivery = Delivery(text(row[1]), text(row[2]), key, row[4], request, environment, generation)
-    return row[0], len(row[9]) + ROW_BYTES, delivery
+def delivery_item(
+    blocks: Blocks, seq: int, environment: str | bytes | None = None, generation: int = 0
+) -> DeliveryItem | None:
+    """Environment and generation as a replay has set them. None when it is not there any more."""
+    head = blocks.head(seq)
+    if head is None:
+        return None
+    body = blocks.body(seq)
+    asked = text_or_none(head.environment if environment is None else environment)
+    key = text_or_none(head.key)
+    delivery = Delivery(text(head.id), text(head.source), key, head.received_ms, head.request(body), asked, generation)
+    return seq, len(body) + ROW_BYTES, delivery
 
 
-def event_item(row: tuple[Any, ...]) -> EventItem:
-    ref = make_ref(text(row[1]), row[2], row[3])
-    retried = row[8] is not None
-    return (
-        row[0],
-        len(row[5]) + ROW_BYTES,
-        OpenEvent(ref, text(row[4]), row[5], row[6], text(row[7]), row[8] or 0, retried),
-    )
+def event_item(blocks: Blocks, row: tuple[Any, ...]) -> EventItem | None:
+    """`row` is one of EVENT and how often it was tried. None when its delivery is not there any more."""
+    seq, delivery_seq, generation, position, event_id, event_json, created_ms, attempt = row
+    made_of = blocks.name(delivery_seq)
+    if made_of is None:
+        return None
+    ref = make_ref(text(made_of.id), generation, position)
+    retried = attempt is not None
+    opened = OpenEvent(ref, text(event_id), event_json, created_ms, text(made_of.source), attempt or 0, retried)
+    return seq, len(event_json) + ROW_BYTES, opened
 
 
 @dataclass(frozen=True, slots=True)

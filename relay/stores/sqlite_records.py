@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
-from relay.models import DeliveryRecord, DeliveryState, EventRecord, EventState, Request
+from relay.models import DeliveryRecord, DeliveryState, EventRecord, EventState
+from relay.stores.sqlite_blocks import IS_OF_SOURCE, Blocks, newest, newest_of_source, seq_of
 from relay.stores.sqlite_values import (
     DELIVERY_STATES,
     EVENT_STATES,
@@ -16,7 +19,6 @@ from relay.stores.sqlite_values import (
     parse_ref,
     text,
     text_or_none,
-    unpack_headers,
 )
 from relay.stores.sqlite_waiting import newest_pending, newest_received
 
@@ -27,20 +29,17 @@ SEQ_END: Final = 2**63 - 1
 PRUNE_EVENTS_MAX: Final = 2_000
 PRUNE_BYTES_MAX: Final = 16 * 1024 * 1024
 
-DELIVERY: Final = """
-    SELECT d.id, d.source, d.key, coalesce(s.state, 0), d.received_ms, s.settled_ms,
-    coalesce(s.environment, d.environment), length(d.body), coalesce(s.generation, 0), coalesce(s.event_count, 0),
-    s.duplicates, s.code, s.message"""
-ALL_DELIVERIES: Final = " FROM deliveries d LEFT JOIN delivery_state s ON s.seq = d.seq"
-ENDED_DELIVERIES: Final = " FROM delivery_state s CROSS JOIN deliveries d ON d.seq = s.seq"
+#: What has happened to a delivery; while nothing has, NOTHING_YET.
+HAPPENED: Final = """
+    SELECT state, settled_ms, environment, generation, event_count, duplicates, code, message
+    FROM delivery_state WHERE seq = ?"""
+NOTHING_YET: Final = (0, None, None, 0, 0, None, None, None)
 EVENT: Final = """
-    SELECT d.id, e.generation, e.position, e.id, e.name, d.source, l.destination, l.environment, coalesce(s.state, 0),
+    SELECT e.delivery_seq, e.generation, e.position, e.id, e.name, l.destination, l.environment, coalesce(s.state, 0),
     coalesce(s.attempt, 0), e.created_ms, coalesce(s.at_ms, 0), s.settled_ms, s.inngest_id, s.code, s.message"""
-JOINED: Final = " JOIN lanes l ON l.lane = coalesce(s.lane, e.lane) JOIN deliveries d ON d.seq = e.delivery_seq"
-ALL_EVENTS: Final = f" FROM events e LEFT JOIN event_state s ON s.seq = e.seq{JOINED}"
-EVENT_SEQ: Final = """
-    SELECT e.seq FROM deliveries d JOIN events e ON e.delivery_seq = d.seq
-    WHERE d.id = ? AND e.generation = ? AND e.position = ?"""
+ALL_EVENTS: Final = """
+    FROM events e LEFT JOIN event_state s ON s.seq = e.seq JOIN lanes l ON l.lane = coalesce(s.lane, e.lane)"""
+EVENT_SEQ: Final = "SELECT seq FROM events WHERE delivery_seq = ? AND generation = ? AND position = ?"
 PRUNABLE: Final = """
     SELECT s.seq, s.event_count, s.body_bytes FROM delivery_state s WHERE s.state > 0 AND s.received_ms < ?
     AND NOT EXISTS (SELECT 1 FROM events e LEFT JOIN event_state es ON es.seq = e.seq
@@ -81,59 +80,60 @@ class Conditions:
 
 
 def list_deliveries(connection: sqlite3.Connection, wanted: DeliveryFilter) -> list[DeliveryRecord]:
-    before = delivery_seq(connection, wanted.before)
-    if wanted.state is DeliveryState.RECEIVED:
-        found = newest_received(connection, wanted.source, before, limited(wanted.limit))
-        rows = (connection.execute(f"{DELIVERY}{ALL_DELIVERIES} WHERE d.seq = ?", (each,)).fetchone() for each in found)
-        return [delivery_record(row, None) for row in rows]
-    conditions, tables, seq = Conditions(), ALL_DELIVERIES, "d.seq"
-    if wanted.source is not None:
-        conditions.add("d.source = ?", bound(wanted.source))
-    if wanted.state is not None:
-        number = DELIVERY_STATES.index(wanted.state)  # as a literal, so that the partial index applies
-        conditions.add(f"s.state = {number}" + (" AND s.state >= 2" if number >= 2 else ""))
-        if number >= 2 or wanted.source is None:
-            tables, seq = ENDED_DELIVERIES, "s.seq"
-    conditions.add(f"{seq} < ?", before)
-    sql = f"{DELIVERY}{tables}{conditions.where} ORDER BY {seq} DESC LIMIT {limited(wanted.limit)}"
-    return [delivery_record(row, None) for row in connection.execute(sql, conditions.values)]
+    blocks = Blocks(connection)
+    seqs = newest_wanted(connection, wanted, delivery_seq(connection, wanted.before))
+    found = (record for seq in seqs if (record := delivery_record(connection, blocks, seq)))
+    return list(islice(found, limited(wanted.limit)))
+
+
+def newest_wanted(connection: sqlite3.Connection, wanted: DeliveryFilter, before: int) -> Iterable[int]:
+    """The seqs before one, the newest first; some may have been pruned."""
+    state, source = wanted.state, wanted.source
+    if state is DeliveryState.RECEIVED:
+        return newest_received(connection, source, before, limited(wanted.limit))
+    if state is None:
+        return newest(connection, before) if source is None else newest_of_source(connection, source, before)
+    number = DELIVERY_STATES.index(state)
+    if state is DeliveryState.PROCESSED and source is not None:  # most of them are
+        sql = "AND EXISTS (SELECT 1 FROM delivery_state s WHERE s.seq = b.first + bits.bit AND s.state = 1)"
+        return newest_of_source(connection, source, before, sql)
+    conditions = Conditions()
+    conditions.add("s.seq < ?", before)
+    conditions.add(f"s.state = {number}" + (" AND s.state >= 2" if number >= 2 else ""))  # so the partial index applies
+    if source is not None:
+        conditions.add(IS_OF_SOURCE, bound(source))
+    sql = f"SELECT s.seq FROM delivery_state s{conditions.where} ORDER BY s.seq DESC"  # noqa: S608  our own words
+    return (seq for (seq,) in connection.execute(sql, conditions.values))
 
 
 def delivery_seq(connection: sqlite3.Connection, before: str | None) -> int:
     """Where the page before ended: after everything when there is none, before everything when it is not kept."""
-    if before is None:
-        return SEQ_END
-    row = connection.execute("SELECT seq FROM deliveries WHERE id = ?", (bound(before),)).fetchone()
-    return 0 if row is None else int(row[0])
+    return SEQ_END if before is None else seq_of(connection, before) or 0
 
 
 def get_delivery(connection: sqlite3.Connection, delivery_id: str) -> DeliveryRecord | None:
-    sql = f"{DELIVERY}, d.method, d.path, d.query, d.headers, d.body{ALL_DELIVERIES} WHERE d.id = ?"
-    row = connection.execute(sql, (bound(delivery_id),)).fetchone()
-    if row is None:
-        return None
-    method, path, query, headers, body = row[-5:]
-    return delivery_record(row, Request(text(method), text(path), text(query), unpack_headers(headers), body))
+    seq = seq_of(connection, delivery_id)
+    return None if seq is None else delivery_record(connection, Blocks(connection), seq, whole=True)
 
 
 def list_events(connection: sqlite3.Connection, wanted: EventFilter) -> list[EventRecord]:
     before = SEQ_END if wanted.before is None else event_seq(connection, wanted.before) or 0
+    blocks = Blocks(connection)
     if wanted.delivery_id is None and (wanted.state is not None or wanted.source is not None):
         rows = (
             connection.execute(f"{EVENT}{ALL_EVENTS} WHERE e.seq = ?", (seq,)).fetchone()
             for seq in found_events(connection, wanted, before)
         )
-        return [event_record(row, None) for row in rows]
+        return [event_record(blocks, row, None) for row in rows]
     conditions = Conditions()
     conditions.add("e.seq < ?", before)
     if wanted.delivery_id is not None:
-        conditions.add("e.delivery_seq = (SELECT seq FROM deliveries WHERE id = ?)", bound(wanted.delivery_id))
+        conditions.add("e.delivery_seq = ?", seq_of(connection, wanted.delivery_id))
     if wanted.state is not None:
         conditions.add("coalesce(s.state, 0) = ?", EVENT_STATES.index(wanted.state))
-    if wanted.source is not None:
-        conditions.add("d.source = ?", bound(wanted.source))
     sql = f"{EVENT}{ALL_EVENTS}{conditions.where} ORDER BY e.seq DESC LIMIT {limited(wanted.limit)}"
-    return [event_record(row, None) for row in connection.execute(sql, conditions.values)]
+    found = (event_record(blocks, row, None) for row in connection.execute(sql, conditions.values))
+    return [record for record in found if wanted.source in (None, record.source)]
 
 
 def found_events(connection: sqlite3.Connection, wanted: EventFilter, before: int) -> list[int]:
@@ -156,12 +156,12 @@ def found_events(connection: sqlite3.Connection, wanted: EventFilter, before: in
 def get_event(connection: sqlite3.Connection, ref: str) -> EventRecord | None:
     seq = event_seq(connection, ref)
     row = connection.execute(f"{EVENT}, e.json{ALL_EVENTS} WHERE e.seq = ?", (seq,)).fetchone()
-    return None if row is None else event_record(row, row[-1])
+    return None if row is None else event_record(Blocks(connection), row[:-1], row[-1])
 
 
 def event_seq(connection: sqlite3.Connection, ref: str) -> int | None:
     place = parse_ref(ref)
-    row = connection.execute(EVENT_SEQ, (bound(place[0]), *place[1:])).fetchone() if place else None
+    row = connection.execute(EVENT_SEQ, (seq_of(connection, place[0]), *place[1:])).fetchone() if place else None
     return None if row is None else int(row[0])
 
 
@@ -169,45 +169,56 @@ def limited(limit: int) -> int:
     return max(0, min(limit, RECORDS_MAX))
 
 
-def delivery_record(row: tuple[Any, ...], request: Request | None) -> DeliveryRecord:
-    """`row` begins with the columns of DELIVERY."""
+def delivery_record(
+    connection: sqlite3.Connection, blocks: Blocks, seq: int, *, whole: bool = False
+) -> DeliveryRecord | None:
+    """With its request when `whole`. None when it is not there any more."""
+    head = blocks.head(seq)
+    if head is None:
+        return None
+    happened = connection.execute(HAPPENED, (seq,)).fetchone() or NOTHING_YET
+    state, settled_ms, environment, generation, event_count, duplicates, code, message = happened
     return DeliveryRecord(
-        id=text(row[0]),
-        source=text(row[1]),
-        key=text_or_none(row[2]),
-        state=DELIVERY_STATES[row[3]],
-        received_ms=row[4],
-        settled_ms=row[5],
-        environment=text_or_none(row[6]),
-        body_bytes=row[7],
-        generation=row[8],
-        event_count=row[9],
-        duplicates=tuple(json.loads(row[10])) if row[10] else (),
-        code=text_or_none(row[11]),
-        message=text_or_none(row[12]),
-        request=request,
+        id=text(head.id),
+        source=text(head.source),
+        key=text_or_none(head.key),
+        state=DELIVERY_STATES[state],
+        received_ms=head.received_ms,
+        settled_ms=settled_ms,
+        environment=text_or_none(head.environment if environment is None else environment),
+        body_bytes=blocks.body_bytes(seq),
+        generation=generation,
+        event_count=event_count,
+        duplicates=tuple(json.loads(duplicates)) if duplicates else (),
+        code=text_or_none(code),
+        message=text_or_none(message),
+        request=head.request(blocks.body(seq)) if whole else None,
     )
 
 
-def event_record(row: tuple[Any, ...], event_json: bytes | None) -> EventRecord:
-    """`row` begins with the columns of EVENT."""
-    delivery_id = text(row[0])
+def event_record(blocks: Blocks, row: tuple[Any, ...], event_json: bytes | None) -> EventRecord:
+    """`row` has the columns of EVENT."""
+    delivery_seq, generation, position, event_id, name, destination, environment, state, *happened = row
+    attempt, created_ms, at_ms, settled_ms, inngest_id, code, message = happened
+    made_of = blocks.name(delivery_seq)
+    assert made_of is not None, "a delivery is not pruned without its events"
+    delivery_id = text(made_of.id)
     return EventRecord(
-        ref=make_ref(delivery_id, row[1], row[2]),
-        id=text(row[3]),
-        name=text(row[4]),
+        ref=make_ref(delivery_id, generation, position),
+        id=text(event_id),
+        name=text(name),
         delivery_id=delivery_id,
-        source=text(row[5]),
-        destination=text(row[6]),
-        environment=text_or_none(row[7]),
-        state=EVENT_STATES[row[8]],
-        attempt=row[9],
-        created_ms=row[10],
-        at_ms=row[11] or row[10],
-        settled_ms=row[12],
-        inngest_id=text_or_none(row[13]),
-        code=text_or_none(row[14]),
-        message=text_or_none(row[15]),
+        source=text(made_of.source),
+        destination=text(destination),
+        environment=text_or_none(environment),
+        state=EVENT_STATES[state],
+        attempt=attempt,
+        created_ms=created_ms,
+        at_ms=at_ms or created_ms,
+        settled_ms=settled_ms,
+        inngest_id=text_or_none(inngest_id),
+        code=text_or_none(code),
+        message=text_or_none(message),
         json=event_json,
     )
 

@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from relay.models import DeliveryState, Event, EventState, ReplayResult
+from relay.stores.sqlite_blocks import Blocks, seq_of
 from relay.stores.sqlite_session import Session
 from relay.stores.sqlite_transitions import EVENTS, event_row, insert
 from relay.stores.sqlite_values import (
@@ -29,9 +30,7 @@ RECEIVE_AGAIN: Final = """
 PEND_AGAIN: Final = """
     UPDATE event_state SET state = 0, lane = ?, at_ms = 0, attempt = 0, settled_ms = NULL, code = NULL, message = NULL
     WHERE seq = ?"""
-FIND_DELIVERY: Final = """
-    SELECT coalesce(s.state, 0), d.source, s.environment, s.generation
-    FROM deliveries d LEFT JOIN delivery_state s ON s.seq = d.seq WHERE d.seq = ?"""
+FIND_DELIVERY: Final = "SELECT state, environment, generation FROM delivery_state WHERE seq = ?"
 FIND_EVENT: Final = """
     SELECT e.seq, coalesce(s.state, 0), l.destination, l.environment, e.id, e.name, e.ts, e.json
     FROM events e LEFT JOIN event_state s ON s.seq = e.seq JOIN lanes l ON l.lane = coalesce(s.lane, e.lane)
@@ -70,11 +69,11 @@ def _replay_one(
     session: Session, done: Replayed, name: str, again: bool, environment: str | None, now_ms: int
 ) -> str | None:
     """None when it is back at work, else the sentence why not."""
-    seq = find_delivery(session, name)
+    seq = seq_of(session.connection, name)
     if seq is not None:
         return _replay_delivery(session, done, name, seq, again, environment)
     ref = parse_ref(name)
-    seq = find_delivery(session, ref[0]) if ref else None
+    seq = seq_of(session.connection, ref[0]) if ref else None
     row = session.execute(FIND_EVENT, (seq, ref[1], ref[2])).fetchone() if ref and seq is not None else None
     if ref is None or seq is None or row is None:
         return "is no delivery's id and no event's ref that is kept here"
@@ -93,7 +92,10 @@ def _replay_one(
 def _replay_delivery(
     session: Session, done: Replayed, name: str, seq: int, again: bool, environment: str | None
 ) -> str | None:
-    number, source, set_before, generation = session.execute(FIND_DELIVERY, (seq,)).fetchone()
+    found = session.execute(FIND_DELIVERY, (seq,)).fetchone()
+    number, set_before, generation = found or (0, None, 0)
+    named = Blocks(session.connection).name(seq)
+    assert named is not None, "its id was found just now"
     state = DELIVERY_STATES[number]
     if state is DeliveryState.RECEIVED:
         return "is received: it will be processed without a replay"
@@ -103,7 +105,7 @@ def _replay_delivery(
         generation = next_generation(session, seq)
     session.execute(RECEIVE_AGAIN, (generation, bound(environment) or set_before, seq))
     done.replayed.append(name)
-    done.deliveries.append((text(source), seq, number))
+    done.deliveries.append((text(named.source), seq, number))
     return None
 
 
@@ -137,11 +139,6 @@ def _copy_event(session: Session, done: Replayed, place: tuple[str, int, int], e
 def next_generation(session: Session, delivery_seq: int) -> int:
     """One more than any that this delivery or its events have."""
     return int(session.execute(NEXT_GENERATION, (delivery_seq,)).fetchone()[0])
-
-
-def find_delivery(session: Session, delivery_id: str) -> int | None:
-    found = session.execute("SELECT seq FROM deliveries WHERE id = ?", (bound(delivery_id),)).fetchone()
-    return None if found is None else int(found[0])
 
 
 def with_id(event_json: bytes, event_id: str) -> bytes | None:

@@ -25,13 +25,13 @@ class Session:
         self.window_ms = window_ms
         self.keys = Known(connection, "keys", None)
         self.ids = Known(connection, "ids", max(1, window_ms // PARTS_PER_WINDOW))
-        self.next_delivery = self._highest("deliveries", "sources") + 1
-        self.next_event = self._highest("events", "lanes") + 1
+        self.next_delivery = self._highest("block", "blocks", "sources") + 1
+        self.next_event = self._highest("seq", "events", "lanes") + 1
         self._lanes: dict[tuple[str, str | None], int] = {}
 
-    def _highest(self, rows: str, marks: str) -> int:
+    def _highest(self, seq: str, rows: str, marks: str) -> int:
         """Above every row that there is, and above every mark: what is below a mark is not looked for."""
-        sql = f"SELECT coalesce(max(seq), 0), (SELECT coalesce(max(done_to), 0) FROM {marks}) FROM {rows}"  # noqa: S608  names
+        sql = f"SELECT coalesce(max({seq}), 0), (SELECT coalesce(max(done_to), 0) FROM {marks}) FROM {rows}"  # noqa: S608  names
         return int(max(self.execute(sql).fetchone()))
 
     def begin(self) -> None:

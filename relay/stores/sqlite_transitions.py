@@ -17,6 +17,8 @@ from itertools import chain
 from typing import Any, Final
 
 from relay.models import Delivery, DeliveryState, Event, EventState, Settlement
+from relay.stores import sqlite_blocks
+from relay.stores.sqlite_blocks import Blocks, key_made_of, rows_of
 from relay.stores.sqlite_feeds import OpenEvent
 from relay.stores.sqlite_jobs import Accept, AcceptResult, Finish, FinishResult, Settle, SettleResult
 from relay.stores.sqlite_leases import Lease
@@ -28,10 +30,8 @@ from relay.stores.sqlite_values import (
     bound,
     event_hash,
     key_hash,
-    pack_headers,
     shortened,
     text,
-    text_or_none,
 )
 
 #: Rows in one statement, at most; and how many bytes of bodies they may hold together, since SQLite copies them.
@@ -43,12 +43,9 @@ PROCESSED: Final = DELIVERY_STATES.index(DeliveryState.PROCESSED)
 FILTERED: Final = DELIVERY_STATES.index(DeliveryState.FILTERED)
 DEAD: Final = DELIVERY_STATES.index(DeliveryState.DEAD)
 
-DELIVERIES: Final = (
-    "INSERT OR FAIL INTO deliveries"
-    " (seq, id, source, key, received_ms, environment, method, path, query, headers, body) VALUES ",
-    11,
-    "",
-)
+BLOCKS: Final = ("INSERT OR FAIL INTO blocks (block, first, heads, bodies) VALUES ", 4, "")
+BLOCK_SOURCES: Final = ("INSERT OR FAIL INTO block_sources (source, block, first, places, count) VALUES ", 5, "")
+DELIVERY_IDS: Final = ("INSERT OR FAIL INTO delivery_ids (id, seq) VALUES ", 2, "")
 #: A replayed delivery has its row already, in state 0.
 DELIVERY_STATES_ROWS: Final = (
     "INSERT OR FAIL INTO delivery_state"
@@ -73,8 +70,6 @@ EVENT_STATE_ROWS: Final = (
     " settled_ms = excluded.settled_ms, inngest_id = excluded.inngest_id, code = excluded.code,"
     " message = excluded.message WHERE state = 0",
 )
-#: In the order of DELIVERIES.
-FIRST_OF_KEY: Final = "SELECT seq, id, source, key, received_ms, environment FROM deliveries WHERE seq = ?"
 RECEIVED_AGAIN: Final = """
     INSERT INTO delivery_state (seq, state, received_ms, body_bytes, generation) VALUES (?, 0, ?, ?, ?)"""
 
@@ -99,25 +94,29 @@ def insert(session: Session, table: tuple[str, int, str], rows: Sequence[Sequenc
 
 def accept(session: Session, jobs: Sequence[Accept]) -> list[AcceptResult]:
     """Those whose key is new are stored; the others answer the id of the first one."""
-    rows: list[tuple[Any, ...]] = []
+    new: list[Delivery] = []
     results: list[AcceptResult] = []
-    seq = session.next_delivery
+    first = seq = session.next_delivery
+    kept = Blocks(session.connection)
     size_bytes = 0
     for job in jobs:
         size_bytes += job.size_bytes
         result = AcceptResult([], [])
         results.append(result)
         for delivery in job.deliveries:
-            earlier = None if delivery.key is None else _first_of_key(session, delivery, delivery.key, seq, rows)
+            earlier = None if delivery.key is None else _first_of_key(session, delivery, delivery.key, kept, new)
             result.earlier.append(earlier)
             if earlier is None:
-                rows.append(_delivery_row(seq, delivery))
+                new.append(delivery)
                 result.seqs.append(seq)
                 seq += 1
             else:
                 result.seqs.append(0)
     session.next_delivery = seq
-    insert(session, DELIVERIES, rows, size_bytes)
+    blocks, sources = rows_of(first, new)
+    insert(session, BLOCKS, blocks, size_bytes)
+    insert(session, BLOCK_SOURCES, sources)
+    insert(session, DELIVERY_IDS, [(bound(delivery.id), number) for number, delivery in enumerate(new, first)])
     _receive_again(session, jobs, results)
     return results
 
@@ -131,45 +130,23 @@ def _receive_again(session: Session, jobs: Sequence[Accept], results: Sequence[A
                 session.execute(RECEIVED_AGAIN, (seq, delivery.received_ms, body_bytes, delivery.generation))
 
 
-def _first_of_key(
-    session: Session, delivery: Delivery, key: str, seq: int, rows: Sequence[tuple[Any, ...]]
-) -> str | None:
-    """The id of the delivery that had this key first, while it is kept. None: it is this one, and now known."""
+def _first_of_key(session: Session, delivery: Delivery, key: str, kept: Blocks, new: Sequence[Delivery]) -> str | None:
+    """The id of the delivery that had this key first, while it is kept. None: it is this one, and now known.
+
+    The digest is not enough: deliveries are pruned, and their digests outlive them.
+    """
     digest = key_hash(delivery.source, delivery.environment or "", key)
     known = session.keys.find(digest)
     if known is not None:
-        inserted_from = seq - len(rows)
-        if known >= inserted_from:
-            row = rows[known - inserted_from]
-        else:
-            row = session.execute(FIRST_OF_KEY, (known,)).fetchone()
-        if row is not None and _is_same(delivery, row):
-            return text(row[1])
-    session.keys.add(digest, seq)
+        first_new = session.next_delivery
+        if known >= first_new:
+            earlier = new[known - first_new]
+            if key_made_of(earlier) == key_made_of(delivery):
+                return earlier.id
+        elif (head := kept.head(known)) is not None and head.key_made_of == key_made_of(delivery):
+            return text(head.id)
+    session.keys.add(digest, session.next_delivery + len(new))
     return None
-
-
-def _is_same(delivery: Delivery, row: tuple[Any, ...]) -> bool:
-    """Whether the row is what its digest says: rows are pruned, and the digest outlives them."""
-    asked = (delivery.source, delivery.key, delivery.environment or "")
-    return asked == (text(row[2]), text_or_none(row[3]), text_or_none(row[5]) or "")
-
-
-def _delivery_row(seq: int, delivery: Delivery) -> tuple[Any, ...]:
-    request = delivery.request
-    return (
-        seq,
-        bound(delivery.id),
-        bound(delivery.source),
-        bound(delivery.key),
-        delivery.received_ms,
-        bound(delivery.environment),
-        bound(request.method),
-        bound(request.path),
-        bound(request.query),
-        pack_headers(request.headers),
-        request.body,
-    )
 
 
 def finish(session: Session, jobs: Sequence[Finish]) -> list[FinishResult]:
@@ -267,26 +244,27 @@ def prune(session: Session, candidates: Iterable[int], now_ms: int) -> Pruned:
     are gone, a bounded step of it.
     """
     pruned = Pruned()
-    for seq in candidates:
-        _prune_one(session, seq, pruned)
+    gone = [seq for seq in candidates if _prune_one(session, seq, pruned)]
+    sqlite_blocks.prune(session.connection, gone)
     if not session.ids.drop_below(now_ms - session.window_ms):
-        lowest = session.execute("SELECT min(seq) FROM deliveries").fetchone()[0]
-        session.keys.drop_below(session.next_delivery if lowest is None else lowest)
+        lowest = session.execute("SELECT first FROM blocks ORDER BY block LIMIT 1").fetchone()
+        session.keys.drop_below(session.next_delivery if lowest is None else lowest[0])
     return pruned
 
 
-def _prune_one(session: Session, seq: int, pruned: Pruned) -> None:
+def _prune_one(session: Session, seq: int, pruned: Pruned) -> bool:
+    """All of the delivery but itself; False when it may not go."""
     found = session.execute("SELECT state FROM delivery_state WHERE seq = ? AND state > 0", (seq,)).fetchone()
     sql = "SELECT e.seq, s.state FROM events e LEFT JOIN event_state s ON s.seq = e.seq WHERE e.delivery_seq = ?"
     events = session.execute(sql, (seq,)).fetchall()
     if found is None or not all(state for _, state in events):
-        return
+        return False
     for table in ("events", "event_state"):
         session.connection.executemany(f"DELETE FROM {table} WHERE seq = ?", [(event,) for event, _ in events])  # noqa: S608  a name from the line above
-    for table in ("deliveries", "delivery_state"):
-        session.execute(f"DELETE FROM {table} WHERE seq = ?", (seq,))  # noqa: S608  as above
+    session.execute("DELETE FROM delivery_state WHERE seq = ?", (seq,))
     pruned.deliveries[DELIVERY_STATES[found[0]]] += 1
     pruned.events.update(EVENT_STATES[state] for _, state in events)
+    return True
 
 
 def probe(session: Session) -> None:

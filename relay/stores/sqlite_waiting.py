@@ -10,12 +10,12 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any, Final
 
-from relay.stores.sqlite_marks import DONE_TO, PENDING, WAITING, read_sources
+from relay.stores.sqlite_blocks import Blocks
+from relay.stores.sqlite_marks import DONE_TO, PENDING, read_sources
+from relay.stores.sqlite_reads import WAITING
 from relay.stores.sqlite_values import bound, text
 
-RECEIVED_AGAIN: Final = """
-    SELECT d.seq, d.source FROM delivery_state s CROSS JOIN deliveries d ON d.seq = s.seq
-    WHERE s.state = 0 AND s.seq < ? ORDER BY s.seq DESC"""
+RECEIVED_AGAIN: Final = "SELECT seq FROM delivery_state WHERE state = 0 AND seq < ? ORDER BY seq DESC"
 OLDEST_AGAIN: Final = """
     SELECT min(s.received_ms) FROM delivery_state s WHERE s.state = 0"""
 #: By the index of those few, where SQLite by itself would walk over all that were ever sent.
@@ -31,20 +31,29 @@ def newest_received(connection: sqlite3.Connection, source: str | None, before: 
     found: list[int] = []
     for name, done_to in read_sources(connection):
         if source in (None, name):
-            sql = f"SELECT d.seq {WAITING} AND d.seq < ? ORDER BY d.seq DESC LIMIT ?"
-            found += [seq for (seq,) in connection.execute(sql, (bound(name), done_to, before, limit))]
-    found += of_source(connection.execute(RECEIVED_AGAIN, (before,)), source, limit)
+            sql = f"SELECT b.first + bits.bit AS seq {WAITING} AND seq < ? ORDER BY b.block DESC, bits.bit DESC LIMIT ?"
+            rows = connection.execute(sql, (bound(name), done_to, done_to, before, limit))
+            found += [seq for (seq,) in rows]
+    heads = Blocks(connection)
+    again = (
+        (seq, head.source) for (seq,) in connection.execute(RECEIVED_AGAIN, (before,)) if (head := heads.name(seq))
+    )
+    found += of_source(again, source, limit)
     return sorted(set(found), reverse=True)[:limit]
 
 
 def newest_pending(connection: sqlite3.Connection, source: str | None, before: int, limit: int) -> list[int]:
     """The newest seqs of events that are pending, before a seq."""
     found: list[int] = []
-    join = "" if source is None else " AND (SELECT source FROM deliveries WHERE seq = e.delivery_seq) = ?"
-    values = () if source is None else (bound(source),)
+    heads = Blocks(connection)
     for lane, done_to in connection.execute(MARKED_LANES).fetchall():
-        sql = f"SELECT e.seq {PENDING} AND e.seq < ?{join} ORDER BY e.seq DESC LIMIT ?"
-        found += [seq for (seq,) in connection.execute(sql, (lane, done_to, before, *values, limit))]
+        sql = f"SELECT e.seq, e.delivery_seq {PENDING} AND e.seq < ? ORDER BY e.seq DESC"
+        rows = connection.execute(sql, (lane, done_to, before))
+        if source is None:
+            found += (seq for seq, _ in islice(rows, limit))
+        else:
+            named = ((seq, head.source) for seq, delivery_seq in rows if (head := heads.name(delivery_seq)))
+            found += of_source(named, source, limit)
     found += of_source(connection.execute(TRIED, (before,)), source, limit)
     return sorted(set(found), reverse=True)[:limit]
 
@@ -56,12 +65,15 @@ def of_source(rows: Iterable[tuple[Any, Any]], source: str | None, limit: int) -
 
 def oldest_received_ms(connection: sqlite3.Connection, sources: Iterable[str]) -> int | None:
     """When the first delivery came that waits, of those sources."""
+    heads = Blocks(connection)
     found: list[int | None] = [connection.execute(OLDEST_AGAIN).fetchone()[0]]
     for source in sources:
         mark = connection.execute(DONE_TO, (bound(source),)).fetchone()
-        sql = f"SELECT d.received_ms {WAITING} ORDER BY d.seq LIMIT 1"
-        row = connection.execute(sql, (bound(source), mark[0] if mark else 0)).fetchone()
-        found.append(None if row is None else row[0])
+        done_to = mark[0] if mark else 0
+        sql = f"SELECT b.first + bits.bit {WAITING} ORDER BY b.block, bits.bit LIMIT 1"
+        row = connection.execute(sql, (bound(source), done_to, done_to)).fetchone()
+        head = heads.head(row[0]) if row else None
+        found.append(None if head is None else head.received_ms)
     return min((received_ms for received_ms in found if received_ms is not None), default=None)
 
 

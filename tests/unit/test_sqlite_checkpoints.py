@@ -106,7 +106,7 @@ async def test_a_reader_that_stays_makes_it_longer_only_as_long_as_it_stays(
     await write(store, 2)
     reader = sqlite3.connect(tmp_path / "relay.db", isolation_level=None)
     reader.execute("BEGIN")
-    reader.execute("SELECT count(*) FROM deliveries").fetchone()
+    reader.execute("SELECT count(*) FROM blocks").fetchone()
     await write(store, 30, first=2)
     assert wal_bytes(tmp_path) > 25 * MIB, "nothing is taken from under a reader"
     reader.execute("COMMIT")
@@ -130,7 +130,7 @@ async def test_readers_that_overlap_for_ever_do_not_make_the_wal_grow_for_ever(
         ended.wait(offset_s)
         while not ended.is_set():
             reader.execute("BEGIN")
-            reader.execute("SELECT count(*) FROM deliveries").fetchone()
+            reader.execute("SELECT count(*) FROM blocks").fetchone()
             ended.wait(0.03)
             reader.execute("COMMIT")
         reader.close()

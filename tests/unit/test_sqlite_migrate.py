@@ -26,6 +26,7 @@ DELIVERIES = [
     ("dead", 3, "main", 0, 0, START_MS),
     ("lone \ud800", 0, "main", 0, 0, None),
 ]
+SOURCES = ("github", "stripe")
 #: id, lane, state, at_ms, attempt
 EVENTS = [
     ("pending", 1, 0, 0, 0),
@@ -154,4 +155,41 @@ async def test_a_migration_that_fails_leaves_the_old_version_whole(
     assert (await store.stats()).deliveries == {"received": 3, "processed": 1, "filtered": 1, "dead": 1}
     await accept_names(store, "d9")
     await process(store, "d10", [])
+    await store.close()
+
+
+async def test_deliveries_of_version_3_become_blocks(tmp_path: Path) -> None:
+    """Some were pruned, some are large, one stands alone: each is what it was, under its seq."""
+    connection = sqlite3.connect(tmp_path / "relay.db", isolation_level=None)
+    for schema in SCHEMAS[:3]:
+        connection.executescript(schema.read_text())
+    connection.executescript(
+        f"PRAGMA journal_mode = WAL; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 3;"
+    )
+    seqs = [seq for seq in range(5, 200) if seq % 17] + [1000]
+    bodies = {seq: b"%d" % seq * (20_000 if seq % 10 == 0 else 1) for seq in seqs}
+    for seq in seqs:
+        headers = b"\0X-Name\0value %d" % seq
+        row = (seq, f"d{seq}", SOURCES[seq % 2], None, START_MS + seq, None, "POST", "/in/x", "", headers, bodies[seq])
+        connection.execute(f"INSERT INTO deliveries VALUES ({', '.join('?' * 11)})", row)
+    connection.execute("INSERT INTO delivery_state (seq, state, received_ms, body_bytes) VALUES (1000, 2, 0, 1)")
+    connection.close()
+
+    store = await opening(tmp_path / "relay.db", Clock(START_MS + 1000))
+    newest_first = [f"d{seq}" for seq in reversed(seqs)]
+    assert [each.id for each in await store.list_deliveries(limit=1000)] == newest_first
+    assert [each.id for each in await store.list_deliveries(source="stripe", limit=1000)] == [
+        f"d{seq}" for seq in reversed(seqs) if seq % 2
+    ]
+    for seq in seqs:
+        record = await store.get_delivery(f"d{seq}")
+        assert record is not None
+        assert record.request is not None
+        assert record.request.body == bodies[seq]
+        assert record.request.headers == ((b"X-Name", b"value %d" % seq),)
+        assert record.received_ms == START_MS + seq
+    claims = await claim_all(store, *SOURCES, limit=1000)
+    assert {each.delivery.id for each in claims} == set(newest_first) - {"d1000"}
+    await accept_names(store, "new")
+    assert [each.id for each in await store.list_deliveries(limit=2)] == ["new", "d1000"]
     await store.close()
