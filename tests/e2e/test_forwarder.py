@@ -109,7 +109,7 @@ async def test_trouble_counts_once_and_then_one_batch_is_tried_at_a_time(fake: F
     settings = default(fake, batch_events_max=10, batches_max=4, retry_delay_ms_min=200, retry_delay_ms_max=60_000)
     async with forwarding(path, settings) as stage:
         await stage.put(numbered(80))
-        await wait_until(lambda: is_true(len(fake.requests) == 4))
+        await wait_until(lambda: is_true(len(stage.logged("batch.refused")) == 4))
         (state,) = stage.forwarder._states.values()
         assert (state.failures, state.troubles, state.limit) == (1, 1, 5), "as if only one had been on its way"
         await wait_until(lambda: is_true(fake.begun == 5))
@@ -357,6 +357,15 @@ async def test_stopping_settles_the_batch_in_flight_and_begins_no_other(fake: Fa
         assert (counts[SENT], counts[PENDING]) == (20, 30)
         assert len(await stage.store.claim_events("default", None, 100, 1 << 20, 30)) == 30
     assert len(fake.requests) == 2
+
+
+async def test_stopping_waits_for_the_slowest_batch(fake: FakeInngest, path: Path) -> None:
+    fake.set_mode(Mode(slow=0.5, times=1))
+    async with forwarding(path, default(fake, batch_events_max=10, batches_max=2)) as stage:
+        await stage.put(numbered(20))
+        await wait_until(lambda: is_true(len(fake.accepted) == 20 and fake.at_once == 1))
+        await stage.forwarder.stop()
+        assert (await stage.store.stats()).events[SENT] == 20
 
 
 async def test_stopping_gives_back_what_hangs(fake: FakeInngest, path: Path) -> None:

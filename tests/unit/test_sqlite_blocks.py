@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from relay.models import ClaimedDelivery, Delivery, DeliveryState, Request
 from relay.stores.sqlite import SqliteStore
-from relay.stores.sqlite_blocks import BLOCK_BYTES_MAX, BLOCK_DELIVERIES_MAX, ends_of, places_of
+from relay.stores.sqlite_blocks import BLOCK_BYTES_MAX, BLOCK_DELIVERIES_MAX, Blocks, ends_of, places_of
 from tests.support.store import START_MS, Clock, delivery, event
 
 SOURCES = ("github", "stripe", "quiet", "lone \ud800")
@@ -176,6 +176,14 @@ async def test_a_block_whose_deliveries_are_all_pruned_goes(tmp_path: Path, stor
     while await store.prune(START_MS + 1, limit=3):
         pass
     assert blocks_in(tmp_path) == [(11, 11)]
+    connection = sqlite3.connect(tmp_path / "relay.db")
+    found = Blocks(connection)
+    assert [found.head(seq) for seq in (0, 1, 10, 12)] == [None] * 4, "the next block is not theirs"
+    assert [found.name(seq) for seq in (10, 12)] == [None] * 2
+    head = found.head(11)
+    assert head is not None
+    assert head.id == "after"
+    connection.close()
     assert [each.id for each in await store.list_deliveries()] == ["after"]
     assert [each.id for each in await store.list_deliveries(source="stripe")] == []
 
