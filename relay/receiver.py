@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Mapping
+from collections import defaultdict
+from collections.abc import Awaitable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
 from aiohttp.typedefs import Handler
+from msgspec import Struct
 
 from relay.config import Receiver as ReceiverSettings
 from relay.errors import Rejected, StoreUnavailable
@@ -42,6 +45,17 @@ BODIES_BYTES_MAX: Final = 256 * 1024 * 1024
 KEEPALIVE_SECONDS: Final = 60.0
 #: How long a refused sender may go on sending before the connection is cut.
 LINGER_SECONDS: Final = 5.0
+#: So many requests of one turn of the event loop are given to the store in one call.
+TAKEN_MAX: Final = 64
+
+
+class Taken(Struct, frozen=True):
+    """A request of the fast lane that is to be stored, or is being stored; `began` by time.perf_counter."""
+
+    delivery: Delivery
+    plain: Plain
+    connection: FastConnection
+    began: float
 
 
 class Receiver:
@@ -61,6 +75,7 @@ class Receiver:
         self.bodies_bytes_held = 0
         self.draining = False
         self.drained = asyncio.Event()
+        self.taken: list[Taken] = []
         self.lane = Lane(self.take_plain, settings.header_bytes_max, settings.headers_max, KEEPALIVE_SECONDS)
 
     def app(self) -> web.Application:
@@ -126,11 +141,11 @@ class Receiver:
 
     def take_plain(self, plain: Plain, connection: FastConnection) -> None:
         """`receive` for a request of the fast lane, which is whole already. When nothing is unusual about it, it is
-        judged here and now, and nothing waits for the store but a callback.
+        judged here and now, and stored together with the others of this turn of the event loop.
         """
-        began, size = time.perf_counter(), len(plain.request.body)
+        began = time.perf_counter()
         self.requests_held += 1
-        self.bodies_bytes_held += size
+        self.bodies_bytes_held += len(plain.request.body)
         try:
             delivery = self.judge_plain(plain)
         except Exception as error:  # noqa: BLE001 - as in `outcome`
@@ -139,17 +154,57 @@ class Receiver:
         if delivery is None:
             connection.task = asyncio.get_running_loop().create_task(self.answer_plain(plain, connection, began))
             return
+        self.taken.append(Taken(delivery, plain, connection, began))
+        if len(self.taken) == 1:
+            asyncio.get_running_loop().call_soon(self.store_taken)
+        elif len(self.taken) == TAKEN_MAX:
+            self.store_taken()
 
-        def answer(accepted: Accepted | StoreUnavailable) -> None:
-            self.release(size)
-            if isinstance(accepted, Accepted) and not (self.draining or self.has_own_answer(plain.source)):
-                self.telemetry.took(plain.source, accepted, time.perf_counter() - began, size)
-                connection.answer(accepted_bytes(accepted, last=plain.last), last=plain.last)
+    def store_taken(self) -> None:
+        """What was taken since the last time; nothing waits for the store but one callback for all of it."""
+        taken, self.taken = self.taken, []
+        if taken:
+            self.store.accept_then([each.delivery for each in taken], partial(self.answer_taken, taken))
+
+    def answer_taken(self, taken: Sequence[Taken], answers: Sequence[Accepted | StoreUnavailable]) -> None:
+        """What the store said of each, by source: most of them have the usual answer."""
+        self.release(sum([len(each.plain.request.body) for each in taken]), len(taken))
+        by_source: defaultdict[str, list[tuple[Taken, Accepted]]] = defaultdict(list)
+        for each, answer in zip(taken, answers, strict=True):
+            if isinstance(answer, Accepted):
+                by_source[each.plain.source].append((each, answer))
             else:
-                told = accepted if isinstance(accepted, Accepted) else unstorable(accepted)
-                self.answer_fully(plain, told, connection, began)
+                self.answer_alone(each, unstorable(answer))
+        for source, accepted in by_source.items():
+            if self.draining or self.has_own_answer(source):
+                for each, answer in accepted:
+                    self.answer_alone(each, answer)
+            else:
+                self.answer_usual(source, accepted)
 
-        self.store.accept_then(delivery, answer)
+    def answer_usual(self, source: str, accepted: Sequence[tuple[Taken, Accepted]]) -> None:
+        """Answer, count and log what was accepted by one source."""
+        now, now_s = time.perf_counter(), int(time.time())
+        for each, answer in accepted:
+            last = each.plain.last
+            try:
+                each.connection.answer(accepted_bytes(answer, now_s, last=last), last=last)
+            except Exception as error:  # noqa: BLE001 - as in `outcome`; the others must have their answers
+                self.cut(each, error)
+        done = [(answer, now - each.began, len(each.plain.request.body)) for each, answer in accepted]
+        self.telemetry.took(source, done)
+
+    def answer_alone(self, taken: Taken, answer: Answer) -> None:
+        """Where the answer is not the usual one, or not the store's yes."""
+        try:
+            self.answer_fully(taken.plain, answer, taken.connection, taken.began)
+        except Exception as error:  # noqa: BLE001 - as above
+            self.cut(taken, error)
+
+    def cut(self, taken: Taken, error: Exception) -> None:
+        """Nobody will answer this request any more, whose sender will send it again."""
+        self.telemetry.surprised("receiver", error)
+        taken.connection.transport.abort()
 
     def judge_plain(self, plain: Plain) -> Delivery | None:
         """The delivery, when there is nothing to refuse and nothing to wait for."""
@@ -209,8 +264,8 @@ class Receiver:
         response.force_close()
         return response
 
-    def release(self, body_bytes: int) -> None:
-        self.requests_held -= 1
+    def release(self, body_bytes: int, requests: int = 1) -> None:
+        self.requests_held -= requests
         self.bodies_bytes_held -= body_bytes
         if self.draining and not self.requests_held:
             self.drained.set()
@@ -280,7 +335,7 @@ class Receiver:
         """Count and log; the label is a configured name or `_unknown`, whatever the URL was."""
         source = name if name is not None and name in self.sources else UNKNOWN_SOURCE
         if isinstance(answer, Accepted):
-            self.telemetry.took(source, answer, seconds, size)
+            self.telemetry.took(source, [(answer, seconds, size)])
             return
         self.telemetry.requests.count(source, outcome_code(answer), seconds)
         milliseconds = round(seconds * 1000, 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from functools import lru_cache
 from typing import Final, TypeAlias
 
@@ -90,9 +89,9 @@ def respond(answer: Answer, source: RunningSource | None = None) -> web.Response
     return response
 
 
-def accepted_bytes(answer: Accepted, *, last: bool = False) -> bytes:
+def accepted_bytes(answer: Accepted, now_s: int, *, last: bool = False) -> bytes:
     """`respond` and `response_bytes` for the commonest answer; a test compares."""
-    before, after = around_id(answer.duplicate, len(answer.id), last, int(time.time()))
+    before, after = around_id(answer.duplicate, len(answer.id), last, now_s)
     return before + answer.id.encode() + after
 
 

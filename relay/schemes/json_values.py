@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -11,6 +13,9 @@ import msgspec
 #: A list of more is not taken apart: it costs a tenth of a second before anybody has vouched for it.
 COMMAS_MAX: Final = 250_000
 BOM: Final = b"\xef\xbb\xbf"
+#: What `only_member` reads, and of what.
+MEMBER_NAME: Final = re.compile(r"[A-Za-z0-9_-]+")
+MEMBER_BODY_BYTES_MAX: Final = 64 * 1024
 
 _OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ARRAY: Final = msgspec.json.Decoder(list[msgspec.Raw])
@@ -37,6 +42,26 @@ def step_into(node: bytes | msgspec.Raw) -> dict[str, msgspec.Raw] | list[msgspe
         return _ARRAY.decode(text) if text[:1] == b"[" and text.count(b",") <= COMMAS_MAX else text
     except UnicodeDecodeError as error:  # not msgspec's own, and so no MsgspecError
         raise msgspec.DecodeError("a name is not UTF-8") from error
+
+
+@lru_cache(maxsize=256)  # each makes a class
+def only_member(name: str) -> Callable[[bytes], bytes | None] | None:
+    """Reads `scalar` of one member of an object, passing over the others: two thirds of the work. None for odd names.
+
+    What it reads gives MsgspecError or RecursionError where it is for `walk` to say; so does a large body, which is
+    better taken apart once for all that is read of it.
+    """
+    if not MEMBER_NAME.fullmatch(name):
+        return None
+    top = msgspec.defstruct("Top", [("member", msgspec.Raw, msgspec.Raw())], rename={"member": name}, gc=False)
+    decode: Callable[[bytes], Any] = msgspec.json.Decoder(top).decode
+
+    def read(body: bytes) -> bytes | None:
+        if len(body) > MEMBER_BODY_BYTES_MAX:
+            raise msgspec.DecodeError("a large body")
+        return scalar(decode(body).member)
+
+    return read
 
 
 def member(node: Any, name: str) -> Any:

@@ -25,7 +25,7 @@ from relay.bodies import content_type
 from relay.errors import nearest
 from relay.forms import is_json, multipart_pairs
 from relay.models import RawHeaders, Request
-from relay.schemes.json_values import BOM, member, scalar, scalar_slow, step_into, walk, walk_slow
+from relay.schemes.json_values import BOM, member, only_member, scalar, scalar_slow, step_into, walk, walk_slow
 
 #: A longer delivery id or event type is replaced by its hash: ids are kept, indexed and logged.
 ID_CHARACTERS_MAX: Final = 255
@@ -347,7 +347,18 @@ def _header(name: str) -> Callable[[Reader], bytes | None]:
 
 def _json(name: str) -> Callable[[Reader], bytes | None]:
     path = tuple(name.split("."))
-    return lambda reader: reader.json(path)
+    wanted = only_member(name)
+    if wanted is None:
+        return lambda reader: reader.json(path)
+
+    def read(reader: Reader) -> bytes | None:
+        body = reader.body
+        try:
+            return wanted(body) if body.isascii() else reader.json(path)  # else a name may be no text
+        except (msgspec.MsgspecError, RecursionError):
+            return reader.json(path)
+
+    return read
 
 
 PLAIN_PLACES: Final[dict[str, Callable[[Reader], bytes | None]]] = {

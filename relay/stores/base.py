@@ -44,8 +44,12 @@ class Store(Protocol):
         not stored again and answers the first one's id. A key of None is never a duplicate.
         """
 
-    def accept_then(self, delivery: Delivery, answer: Callable[[Accepted | StoreUnavailable], None]) -> None:
-        """`accept` of one delivery without waiting: never raises, and calls `answer` once, later, on the event loop."""
+    def accept_then(
+        self, deliveries: Sequence[Delivery], answer: Callable[[Sequence[Accepted | StoreUnavailable]], None]
+    ) -> None:
+        """`accept` of one or more, each for itself, without waiting: never raises, and calls `answer` once, later, on
+        the event loop, with one answer per delivery in order.
+        """
 
     async def claim_deliveries(
         self, limit: int, lease_seconds: float, per_source_max: dict[str, int]

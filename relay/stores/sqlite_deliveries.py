@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
+from typing import Final
 
 from relay.errors import LeaseLost, StoreUnavailable, TransformError
 from relay.models import Accepted, ClaimedDelivery, Delivery, Event, Finished
 from relay.stores.sqlite_core import AHEAD_BYTES_MAX, AHEAD_MAX, CLAIM_BYTES_MAX, CLAIM_MAX, SqliteCore, wait_for
 from relay.stores.sqlite_feeds import FEEDS_BYTES_MAX, OpenEvent, SourceFeed
+from relay.stores.sqlite_jobs import FinishResult
 from relay.stores.sqlite_leases import Lease
-from relay.stores.sqlite_operations import Accepting, Answers, Finishing
+from relay.stores.sqlite_operations import Accepting, AcceptingAll, Answers, End, Finishing
 from relay.stores.sqlite_reads import ROW_BYTES, named_deliveries, open_deliveries
 from relay.stores.sqlite_transitions import DEAD, FILTERED, PROCESSED
 from relay.stores.sqlite_values import make_ref
+
+#: More than this of what one call finishes may go into another transaction.
+FINISHING_BYTES_MAX: Final = 1024 * 1024
 
 
 class SqliteDeliveries(SqliteCore):
@@ -25,17 +31,17 @@ class SqliteDeliveries(SqliteCore):
     async def accept(self, deliveries: Sequence[Delivery]) -> list[Accepted]:
         """Durable when it returns; see Store. Refused while the disk is nearly full or far behind."""
         future: asyncio.Future[list[Accepted]] = asyncio.get_running_loop().create_future()
-        size_bytes = sum(len(each.request.body) + ROW_BYTES for each in deliveries)
-        self._owner.put((Accepting(tuple(deliveries), size_bytes, self._accepted, future=future),))
+        self._owner.put((AcceptingAll(tuple(deliveries), self._accepted, future),))
         return await future
 
-    def accept_then(self, delivery: Delivery, answer: Callable[[Accepted | StoreUnavailable], None]) -> None:
+    def accept_then(
+        self, deliveries: Sequence[Delivery], answer: Callable[[Sequence[Accepted | StoreUnavailable]], None]
+    ) -> None:
         """See Store."""
         try:
-            size_bytes = len(delivery.request.body) + ROW_BYTES
-            self._owner.put((Accepting((delivery,), size_bytes, self._accepted, answer),))
+            self._owner.put((Accepting(deliveries, self._accepted, answer),))
         except StoreUnavailable as error:
-            asyncio.get_running_loop().call_soon(answer, error)
+            asyncio.get_running_loop().call_soon(answer, [error] * len(deliveries))
 
     def _accepted(self, deliveries: Sequence[Delivery], seqs: Sequence[int]) -> None:
         for seq, delivery in zip(seqs, deliveries, strict=True):
@@ -170,47 +176,47 @@ class SqliteDeliveries(SqliteCore):
         if await self._end([(claim, (), error)]) == [None]:
             raise LeaseLost("the delivery's lease has run out")
 
-    async def _end(
-        self, ends: Sequence[tuple[ClaimedDelivery, Sequence[Event], TransformError | None]]
-    ) -> list[Finished | None]:
+    async def _end(self, ends: Sequence[End]) -> list[Finished | None]:
         """Each for itself, in one transaction where that is possible; None where the claim is no longer held."""
-        owner, now_ms = self._owner, self._now_ms()
+        owner, now_ms, answers = self._owner, self._now_ms(), Answers()
         leases = [self._delivery_leases.pin(claim.claim, now_ms) for claim, _, _ in ends]
-        answers = Answers(len(ends) - leases.count(None))
-        operations = [
-            None if lease is None else Finishing(lease, end, now_ms, size_of(end[1]), self._finished, answers)
-            for lease, end in zip(leases, ends, strict=True)
-        ]
-        held = [operation for operation in operations if operation is not None]
+        operations: list[Finishing] = []
+        for lease, end in zip(leases, ends, strict=True):
+            if lease is not None:
+                if not operations or operations[-1].size_bytes > FINISHING_BYTES_MAX:
+                    operations.append(Finishing(now_ms, self._finished, answers))
+                operations[-1].add(lease, end)
         try:
-            owner.put(held)
+            owner.put(operations)
         except StoreUnavailable:
-            for operation in held:
-                self._delivery_leases.unpin(operation.lease)
+            for lease in leases:
+                if lease is not None:
+                    self._delivery_leases.unpin(lease)
             raise
-        if held:
+        if operations:
             await answers.all
-        return [None if operation is None else operation.result for operation in operations]
+        finished = chain.from_iterable([operation.finished for operation in operations])
+        return [None if lease is None else next(finished) for lease in leases]
 
-    def _finished(self, operation: Finishing) -> None:
+    def _finished(self, lease: Lease[Delivery], end: End, now_ms: int, result: FinishResult | None) -> None:
         """What a finish means for leases and counts, and what it hands over."""
-        lease = operation.lease
-        if operation.error is not None:
+        if result is None:
             self._delivery_leases.unpin(lease)
             return
+        claim, events, error = end
         self._delivery_leases.end(lease)
         lease.feed.open -= 1
         self._settled()
-        if operation.job.failure is not None:
+        if error is not None:
             self._books.ended_deliveries[DEAD] += 1
             return
-        self._books.ended_deliveries[PROCESSED if operation.events else FILTERED] += 1
-        delivery, events = operation.claim.delivery, operation.events
-        for seq, number, position in operation.stored:
+        self._books.ended_deliveries[PROCESSED if events else FILTERED] += 1
+        delivery = claim.delivery
+        for seq, number, position in result.stored:
             event = events[position]
             lane = self._books.lanes.get(number) or self._books.lane(number, event.destination, event.environment)
             ref = make_ref(delivery.id, delivery.generation, position)
-            opened = OpenEvent(ref, event.id, event.json, operation.job.now_ms, delivery.source)
+            opened = OpenEvent(ref, event.id, event.json, now_ms, delivery.source)
             lane.add(seq, len(event.json) + ROW_BYTES, opened)
             self._lane_changed(lane)
 
@@ -226,8 +232,3 @@ class SqliteDeliveries(SqliteCore):
         if rest_ends_ms is not None and rest_ends_ms > self._now_ms():
             seconds = min(seconds, (rest_ends_ms - self._now_ms()) / 1000)
         await wait_for(self._deliveries_changed, seconds)
-
-
-def size_of(events: Sequence[Event]) -> int:
-    """What a delivery's end takes in the writer's queue."""
-    return ROW_BYTES + sum([len(event.json) + ROW_BYTES for event in events])

@@ -1,4 +1,4 @@
-"""What waits for the writer: a job, and who is to be told of its end. Accepting, finishing and settling come in masses.
+"""What waits for the writer: jobs, and who is told of their end. Accepting, finishing and settling come in masses.
 
 `ended` is called once on the event loop, after the COMMIT or the refusal, even if nobody waits any more: it tells the
 books (`apply`, of what was committed) and then the caller.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from relay.errors import StoreUnavailable, TransformError
 from relay.models import Accepted, ClaimedDelivery, Delivery, Event, Finished, Settlement
@@ -18,116 +18,173 @@ from relay.stores.sqlite_jobs import (
     Accept,
     AcceptResult,
     Call,
+    Failed,
     Finish,
     FinishResult,
     Job,
+    Result,
     Settle,
 )
 from relay.stores.sqlite_leases import Lease
+from relay.stores.sqlite_reads import ROW_BYTES
 from relay.stores.sqlite_session import Session
 
 T = TypeVar("T")
 
 
 class Operation:
-    """`job` is what the writer is told to do. `grows` marks what is refused while the disk is nearly full or the writer
-    is late.
+    """What one caller waits for. The `jobs`, at least one and all of a kind, are what the writer is told to do: they go
+    into one group, where each is done or fails for itself. `size_bytes` is what they take in the queue together.
     """
 
-    __slots__ = ("error", "job")
-    job: Job
-    error: Exception | None
-
-    @property
-    def size_bytes(self) -> int:
-        return self.job.size_bytes
+    __slots__ = ("jobs", "size_bytes")
+    jobs: Sequence[Job]
+    size_bytes: int
 
     @property
     def grows(self) -> bool:
-        return self.job.grows
+        """Whether it is refused while the disk is nearly full or the writer is late."""
+        return self.jobs[0].grows
 
-    def ended(self, result: Any) -> None:
+    def ended(self, results: Sequence[Result]) -> None:
+        """What came of each job."""
+        raise NotImplementedError
+
+
+class Single(Operation):
+    """One job. `error` is why nothing was stored."""
+
+    __slots__ = ("error",)
+    error: Exception | None
+
+    def __init__(self, job: Job) -> None:
+        self.jobs, self.size_bytes, self.error = (job,), job.size_bytes, None
+
+    def ended(self, results: Sequence[Result]) -> None:
+        (result,) = results
+        if isinstance(result, Failed):
+            self.error = result.error
+        self.told(result)
+
+    def told(self, result: Any) -> None:
         """What the job gave; when there is an `error`, nothing."""
         raise NotImplementedError
 
 
 class Accepting(Operation):
-    """Deliveries that are stored all or none. The caller is told by `answer`, of the one delivery, or else by `future`.
+    """Deliveries that are stored each for itself: the common case, so all of them are gone through at once.
 
-    `apply` is given the deliveries and their seqs, 0 for a duplicate.
+    `apply` is given the deliveries and their seqs, 0 for one that was not stored or is a duplicate; then `answer` is
+    given what the callers are told, in the same order.
     """
 
-    __slots__ = ("answer", "apply", "future")
-    job: Accept
+    __slots__ = ("answer", "apply", "deliveries")
+
+    def __init__(
+        self,
+        deliveries: Sequence[Delivery],
+        apply: Callable[[Sequence[Delivery], Sequence[int]], None],
+        answer: Callable[[Sequence[Accepted | StoreUnavailable]], None],
+    ) -> None:
+        self.jobs = [Accept((delivery,), len(delivery.request.body) + ROW_BYTES) for delivery in deliveries]
+        self.size_bytes = sum([job.size_bytes for job in self.jobs])
+        self.deliveries, self.apply, self.answer = deliveries, apply, answer
+
+    def ended(self, results: Sequence[Any]) -> None:
+        deliveries, seqs, answers = self.deliveries, list[int](), list[Accepted | StoreUnavailable]()
+        for delivery, result in zip(deliveries, results, strict=True):
+            failed = isinstance(result, Failed)
+            seqs.append(0 if failed else result.seqs[0])
+            answers.append(unavailable(result.error) if failed else accepted(delivery, result.earlier[0]))
+        try:
+            self.apply(deliveries, seqs)
+        except Exception as error:  # noqa: BLE001  as in tell_books
+            answers = [unavailable(error)] * len(answers)
+        self.answer(answers)
+
+
+class AcceptingAll(Single):
+    """Deliveries that are stored all or none; `apply` as above."""
+
+    __slots__ = ("apply", "deliveries", "future")
 
     def __init__(
         self,
         deliveries: tuple[Delivery, ...],
-        size_bytes: int,
         apply: Callable[[Sequence[Delivery], Sequence[int]], None],
-        answer: Callable[[Accepted | StoreUnavailable], None] | None = None,
-        future: asyncio.Future[list[Accepted]] | None = None,
+        future: asyncio.Future[list[Accepted]],
     ) -> None:
-        self.job = Accept(deliveries, size_bytes)
-        self.answer, self.future, self.apply, self.error = answer, future, apply, None
+        super().__init__(Accept(deliveries, sum([len(each.request.body) + ROW_BYTES for each in deliveries])))
+        self.deliveries, self.apply, self.future = deliveries, apply, future
 
-    def ended(self, result: AcceptResult) -> None:
-        deliveries = self.job.deliveries
+    def told(self, result: AcceptResult) -> None:
+        answers: list[Accepted] = []
         if self.error is None:
-            tell_books(self, self.apply, deliveries, result.seqs)
-        if self.answer is not None:
-            error = self.error
-            self.answer(accepted(deliveries[0], result.earlier[0]) if error is None else unavailable(error))
-        elif self.future is not None:
-            earlier = [] if self.error else result.earlier
-            answers = [accepted(delivery, first) for delivery, first in zip(deliveries, earlier, strict=False)]
-            tell_future(self.future, answers, self.error)
+            tell_books(self, self.apply, self.deliveries, result.seqs)
+            answers = [accepted(*each) for each in zip(self.deliveries, result.earlier, strict=True)]
+        tell_future(self.future, answers, self.error)
 
 
 def accepted(delivery: Delivery, earlier: str | None) -> Accepted:
     return Accepted(delivery.id, False) if earlier is None else Accepted(earlier, True)
 
 
-class Finishing(Operation):
-    """A held delivery becomes processed, filtered (no events) or, with `failure`, dead.
+#: A held delivery, what becomes of it (no events: it is filtered), or why it is dead.
+End: TypeAlias = tuple[ClaimedDelivery, Sequence[Event], TransformError | None]
 
-    `apply` is told also of what was refused. `result` stays None then.
+
+class Finishing(Operation):
+    """Held deliveries that end, each for itself.
+
+    `apply` is told of each its lease, its end, `now_ms` and what was stored, None for what was refused. `finished` has
+    the same in words of the contract.
     """
 
-    __slots__ = ("answers", "apply", "claim", "events", "lease", "result", "stored")
-    job: Finish
+    __slots__ = ("answers", "apply", "ends", "finished", "now_ms")
+    jobs: list[Finish]
 
     def __init__(
         self,
-        lease: Lease[Delivery],
-        end: tuple[ClaimedDelivery, Sequence[Event], TransformError | None],
         now_ms: int,
-        size_bytes: int,
-        apply: Callable[[Finishing], None],
+        apply: Callable[[Lease[Delivery], End, int, FinishResult | None], None],
         answers: Answers,
     ) -> None:
-        self.claim, self.events, failure = end
-        delivery = self.claim.delivery
-        self.job = Finish(
+        self.jobs, self.size_bytes = [], 0
+        self.now_ms, self.apply, self.answers = now_ms, apply, answers
+        self.ends: list[tuple[Lease[Delivery], End]] = []
+        self.finished: list[Finished | None] = []
+        answers.expect()
+
+    def add(self, lease: Lease[Delivery], end: End) -> None:
+        claim, events, error = end
+        delivery = claim.delivery
+        size_bytes = ROW_BYTES + sum([len(event.json) + ROW_BYTES for event in events])
+        job = Finish(
             lease.seq,
             delivery.generation,
             delivery.received_ms,
             len(delivery.request.body),
-            now_ms,
-            self.events,
-            None if failure is None else (failure.code, failure.message),
+            self.now_ms,
+            events,
+            None if error is None else (error.code, error.message),
             size_bytes,
         )
-        self.lease, self.apply, self.answers, self.error = lease, apply, answers, None
-        self.stored: Sequence[tuple[int, int, int]] = ()
-        self.result: Finished | None = None
+        self.jobs.append(job)
+        self.size_bytes += size_bytes
+        self.ends.append((lease, end))
 
-    def ended(self, result: FinishResult) -> None:
-        if self.error is None:
-            self.stored = result.stored
-            self.result = Finished(len(result.stored), tuple(result.duplicates))
-        tell_books(self, self.apply, self)
-        self.answers.told(self.error)
+    def ended(self, results: Sequence[Any]) -> None:
+        first: Exception | None = None
+        for (lease, end), result in zip(self.ends, results, strict=True):
+            failure = result.error if isinstance(result, Failed) else None
+            stored = result if failure is None else None
+            try:
+                self.apply(lease, end, self.now_ms, stored)
+            except Exception as error:  # noqa: BLE001  as in tell_books
+                failure = failure or error
+            self.finished.append(None if stored is None else Finished(len(stored.stored), tuple(stored.duplicates)))
+            first = first or failure
+        self.answers.told(first)
 
 
 class Answers:
@@ -135,19 +192,24 @@ class Answers:
 
     __slots__ = ("_error", "_left", "all")
 
-    def __init__(self, left: int) -> None:
-        self._left = left
+    def __init__(self) -> None:
+        self._left = 0
         self._error: Exception | None = None
         self.all: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
+    def expect(self) -> None:
+        """One more operation."""
+        self._left += 1
+
     def told(self, error: Exception | None) -> None:
+        """One has ended."""
         self._left -= 1
         self._error = self._error or error
         if not self._left:
             tell_future(self.all, None, self._error)
 
 
-class Settling(Operation):
+class Settling(Single):
     """How held events end their attempts. `apply` is told also of what was refused."""
 
     __slots__ = ("apply", "future", "held")
@@ -159,14 +221,15 @@ class Settling(Operation):
         apply: Callable[[Settling], None],
         future: asyncio.Future[None],
     ) -> None:
-        self.held, self.job, self.apply, self.future, self.error = held, job, apply, future, None
+        super().__init__(job)
+        self.held, self.apply, self.future = held, apply, future
 
-    def ended(self, result: object) -> None:
+    def told(self, result: object) -> None:
         tell_books(self, self.apply, self)
         tell_future(self.future, None, self.error)
 
 
-class Calling(Operation, Generic[T]):
+class Calling(Single, Generic[T]):
     """Everything else, one by one: `run` in the transaction, `apply` with its result."""
 
     __slots__ = ("apply", "future")
@@ -179,16 +242,17 @@ class Calling(Operation, Generic[T]):
         size_bytes: int,
         grows: bool,
     ) -> None:
-        self.job, self.apply, self.future, self.error = Call(run, size_bytes, grows), apply, future, None
+        super().__init__(Call(run, size_bytes, grows))
+        self.apply, self.future = apply, future
 
-    def ended(self, result: Any) -> None:
+    def told(self, result: Any) -> None:
         given: Any = result if self.error else result.result
         if self.error is None:
             tell_books(self, self.apply, given)
         tell_future(self.future, given, self.error)
 
 
-def tell_books(operation: Operation, apply: Callable[..., None], *what: object) -> None:
+def tell_books(operation: Single, apply: Callable[..., None], *what: object) -> None:
     """A surprise there must not keep the caller from an answer, nor the others of the group from theirs."""
     try:
         apply(*what)

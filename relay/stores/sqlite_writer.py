@@ -17,11 +17,11 @@ from relay.stores.sqlite_jobs import Failed, Job, Reply, Result
 from relay.stores.sqlite_operations import Calling, Operation
 from relay.stores.sqlite_session import Session
 
-OPERATIONS_MAX: Final = 10_000
-GROUP_OPERATIONS_MAX: Final = 2_000
+JOBS_MAX: Final = 10_000
+GROUP_JOBS_MAX: Final = 2_000
 GROUP_BYTES_MAX: Final = 16 * 1024 * 1024
 #: Smaller groups are not handed over before the one that is being written is done.
-NEXT_OPERATIONS_MIN: Final = 32
+NEXT_JOBS_MIN: Final = 32
 #: Between two looks at what waits for too long.
 LOOK_SECONDS_MIN: Final = 0.1
 #: In which order kinds of jobs stand in a group.
@@ -62,8 +62,8 @@ class Writer:
         self._waiting: deque[Operation] = deque()
         self._waiting_since = self._group_since = 0.0
         self._watch: asyncio.TimerHandle | None = None
-        self._queued = 0
-        self._queued_bytes = 0
+        self._queued = self._queued_bytes = 0  # jobs, of what waits and what is being written
+        self._handed_jobs = 0
         self._handed: deque[list[Operation]] = deque()  # groups that are being written
         self._busy = self._is_handing_over = False
         self._refusal = ""  # why nothing is taken any more
@@ -75,17 +75,17 @@ class Writer:
 
     def put(self, operations: Sequence[Operation]) -> None:
         """Each is told its end on the loop, later. Raises StoreUnavailable, taking none, when too much waits."""
-        size_bytes = sum([operation.job.size_bytes for operation in operations])
         if not operations:
             return
+        size_bytes = sum([operation.size_bytes for operation in operations])
         if self._refusal or self._is_full(size_bytes):
             raise StoreUnavailable(self._refusal or "too much waits to be written already")
-        if self._busy and self._is_late and any(operation.grows for operation in operations):
+        if self._is_late and any(operation.grows for operation in operations):
             raise StoreUnavailable("what waits to be written has waited for too long (store.wait_seconds_max)")
         if not self._waiting:
             self._waiting_since = self._loop.time()
         self._waiting.extend(operations)
-        self._queued += len(operations)
+        self._queued += sum([len(operation.jobs) for operation in operations])
         self._queued_bytes += size_bytes
         if not self._busy:
             self._busy = True
@@ -103,7 +103,7 @@ class Writer:
         """
         if len(self._handed) != 1 or self._rest_seconds:
             return False
-        return len(self._waiting) >= max(len(self._handed[0]), NEXT_OPERATIONS_MIN)
+        return self._queued - self._handed_jobs >= max(self._handed_jobs, NEXT_JOBS_MIN)
 
     def submit(
         self,
@@ -120,11 +120,12 @@ class Writer:
 
     def _is_full(self, size_bytes: int) -> bool:
         over = self._queued_bytes + size_bytes > self._queue_bytes_max  # one big operation alone is let through
-        return self._queued >= OPERATIONS_MAX or (over and self._queued > 0)
+        return self._queued >= JOBS_MAX or (over and self._queued > 0)
 
     @property
     def _is_late(self) -> bool:
-        return self._loop.time() - self._group_since > self._wait_seconds_max
+        """What is being written has waited for too long."""
+        return bool(self._handed) and self._loop.time() - self._group_since > self._wait_seconds_max
 
     def _watch_wait(self) -> None:
         due = self._group_since + self._wait_seconds_max
@@ -139,7 +140,7 @@ class Writer:
             late = [operation for operation in self._waiting if operation.grows]
             self._waiting = deque(operation for operation in self._waiting if not operation.grows)
             error = StoreUnavailable("the disk is too slow now (store.wait_seconds_max)")
-            self._end(late, [Failed(error)] * len(late))
+            self._fail(late, error)
         self._watch_wait()
 
     def _hand_over_soon(self) -> None:
@@ -158,22 +159,22 @@ class Writer:
         if len(self._handed) > 1:
             return
         group: list[Operation] = []
-        if len(waiting) <= GROUP_OPERATIONS_MAX and self._queued_bytes <= GROUP_BYTES_MAX:
-            group += waiting
-            waiting.clear()
-        size = 0
-        while waiting and len(group) < GROUP_OPERATIONS_MAX and (size < GROUP_BYTES_MAX or not group):
+        jobs = size_bytes = 0
+        while waiting and jobs < GROUP_JOBS_MAX and size_bytes < GROUP_BYTES_MAX:
             group.append(waiting.popleft())
-            size += group[-1].size_bytes
+            jobs += len(group[-1].jobs)
+            size_bytes += group[-1].size_bytes
         if len(group) > 1:
             group.sort(key=by_kind)  # within a kind as they came
         self._group_since = self._waiting_since
         self._handed.append(group)
+        self._handed_jobs += jobs
         try:
-            self._committing.send([operation.job for operation in group])
+            self._committing.send([job for operation in group for job in operation.jobs])
         except Exception as error:  # noqa: BLE001  what cannot be sent must not be waited for
             self._handed.pop()
-            self._end(group, [Failed(error)] * len(group))
+            self._handed_jobs -= jobs
+            self._fail(group, error)
             self._hand_over_soon()
 
     def _answer(self, reply: Reply) -> None:
@@ -181,6 +182,7 @@ class Writer:
         right behind it, and two groups of half the size take turns for ever.
         """
         self.commits, self._rest_seconds = reply.commits, reply.rest_seconds
+        self._handed_jobs -= len(reply.results)
         self._end(self._handed.popleft(), reply.results)
         if self._handed:
             return
@@ -194,22 +196,28 @@ class Writer:
         self._refusal = reason
         groups = [*self._handed, [*self._waiting]]
         self._handed.clear()
+        self._handed_jobs = 0
         self._waiting.clear()
         for group in groups:
-            self._end(group, [Failed(StoreUnavailable(reason))] * len(group))
+            self._fail(group, StoreUnavailable(reason))
         self._hand_over()
         self._on_lost(reason)
 
+    def _fail(self, group: Sequence[Operation], error: Exception) -> None:
+        self._end(group, [Failed(error)] * sum([len(operation.jobs) for operation in group]))
+
     def _end(self, group: Sequence[Operation], results: Sequence[Result]) -> None:
-        self._queued -= len(group)
-        for operation, result in zip(group, results, strict=True):
-            self._queued_bytes -= operation.job.size_bytes
-            if isinstance(result, Failed):
-                operation.error = result.error
+        """`results` are those of the operations' jobs, in a row."""
+        begin = 0
+        for operation in group:
+            end = begin + len(operation.jobs)
+            self._queued -= len(operation.jobs)
+            self._queued_bytes -= operation.size_bytes
             try:
-                operation.ended(result)
+                operation.ended(results[begin:end])
             except Exception as error:  # noqa: BLE001  one caller's surprise must not keep the others from their answers
                 self._loop.call_exception_handler({"message": "an answer of the store raised", "exception": error})
+            begin = end
 
     async def close(self) -> None:
         """Commit what was submitted, move the WAL into the file, close it."""
@@ -221,4 +229,4 @@ class Writer:
 
 
 def by_kind(operation: Operation) -> int:
-    return ORDER[type(operation.job)]
+    return ORDER[type(operation.jobs[0])]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
 from relay.errors import StoreUnavailable, TransformError
-from relay.models import Accepted, DeliveryState, Event, EventState, Finished
+from relay.models import Accepted, ClaimedDelivery, DeliveryState, Event, EventState, Finished
 from tests.support.store import (
     START_MS,
     Clock,
@@ -29,40 +30,43 @@ from tests.support.store import (
 
 async def test_accept_then_answers_later_once_and_durably(open_store: OpenStore) -> None:
     store = await open_store()
-    answers: list[Accepted | StoreUnavailable] = []
-    store.accept_then(delivery("d1", key="k"), answers.append)
-    store.accept_then(delivery("d2", key="k"), answers.append)
-    store.accept_then(delivery("d3", key=None), answers.append)
+    answers: list[Sequence[Accepted | StoreUnavailable]] = []
+    store.accept_then([delivery("d1", key="k"), delivery("d2", key="k")], answers.append)
+    store.accept_then([delivery("d3", key=None)], answers.append)
     assert answers == []
     await store.accept([delivery("last")])
-    assert answers == [Accepted("d1", False), Accepted("d1", True), Accepted("d3", False)]
+    assert answers == [[Accepted("d1", False), Accepted("d1", True)], [Accepted("d3", False)]]
     await store.close()
     store = await open_store()
     assert [each.delivery.id for each in await claim_all(store)] == ["d1", "d3", "last"]
 
 
 async def test_accept_then_never_raises(store: CountingStore) -> None:
-    answers: list[Accepted | StoreUnavailable] = []
-    store.accept_then(delivery("poison", received_ms=2**70), answers.append)
-    store.accept_then(delivery("good"), answers.append)
+    answers: list[Sequence[Accepted | StoreUnavailable]] = []
+    store.accept_then(
+        [delivery("first"), delivery("poison", received_ms=2**70), delivery("last")],
+        answers.append,
+    )
     await store.accept([delivery("other")])
-    assert isinstance(answers[0], StoreUnavailable)
-    assert answers[1:] == [Accepted("good", False)]
+    ((first, poison, last),) = answers
+    assert (first, last) == (Accepted("first", False), Accepted("last", False)), "each is stored for itself"
+    assert isinstance(poison, StoreUnavailable)
+    assert [each.delivery.id for each in await claim_all(store)] == ["first", "last", "other"]
     await store.close()
-    store.accept_then(delivery("late"), answers.append)
-    assert len(answers) == 2, "the answer comes later, also when it is known at once"
+    store.accept_then([delivery("late"), delivery("later")], answers.append)
+    assert len(answers) == 1, "the answer comes later, also when it is known at once"
     await asyncio.sleep(0)
-    assert isinstance(answers[2], StoreUnavailable)
+    assert [type(each) for each in answers[1]] == [StoreUnavailable, StoreUnavailable]
 
 
 async def test_an_answer_that_raises_takes_no_other_answer_with_it(store: CountingStore) -> None:
     surprises: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: surprises.append(context["exception"]))
 
-    def stumble(_: Accepted | StoreUnavailable) -> None:
+    def stumble(_: Sequence[Accepted | StoreUnavailable]) -> None:
         raise RuntimeError("the caller's own")
 
-    store.accept_then(delivery("d1"), stumble)
+    store.accept_then([delivery("d1")], stumble)
     assert await store.accept([delivery("d2")]) == [Accepted("d2", False)]
     assert [str(each) for each in surprises] == ["the caller's own"]
     assert [each.delivery.id for each in await claim_all(store)] == ["d1", "d2"]
@@ -99,6 +103,20 @@ async def test_one_that_cannot_be_stored_stays_held_and_takes_nobody_with_it(sto
         await store.finish_deliveries([(one, [event("e1")]), (poison, [broken]), (two, [event("e3")])])
     assert [each.id for each in await claim_lane(store)] == ["e1", "e3"]
     assert await store.finish_deliveries([(one, []), (poison, [event("e2")])]) == [None, Finished(1, ())]
+
+
+async def test_large_ones_are_finished_each_for_itself_too(store: CountingStore) -> None:
+    names = [f"d{n}" for n in range(6)]
+    await accept_names(store, *names)
+    held = await claim_all(store)
+    finishes: list[tuple[ClaimedDelivery, list[Event]]] = [
+        (each, [event(f"e{n}", size=700_000)]) for n, each in enumerate(held)
+    ]
+    finishes[3] = (held[3], [Event("poison", "made", 2**70, b"{}", "default", None)])
+    with pytest.raises(OverflowError):
+        await store.finish_deliveries(finishes)
+    assert [each.id for each in await claim_lane(store)] == ["e0", "e1", "e2", "e4", "e5"]
+    assert await store.finish_deliveries([(held[5], []), (held[3], [])]) == [None, Finished(0, ())]
 
 
 async def test_the_same_claim_twice_in_one_call_is_finished_once(store: CountingStore) -> None:

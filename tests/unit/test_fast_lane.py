@@ -27,6 +27,7 @@ from relay.fast_lane import (
 )
 from relay.models import Accepted, Request
 from relay.receiver_http import accepted_bytes, respond, response_bytes
+from tests.support.wire import Wire
 
 HEAD_MAX = 16 * 1024
 PLAIN = (
@@ -210,7 +211,7 @@ async def test_answers_are_written_as_aiohttp_writes_them(answer: Any) -> None:
             assert without_date(sent) == without_date(head + b"\r\n\r\n")
             assert await reader.readexactly(len(body)) == body
             if isinstance(answer, Accepted):
-                assert without_date(accepted_bytes(answer, last=last)) == without_date(ours)
+                assert without_date(accepted_bytes(answer, int(time.time()), last=last)) == without_date(ours)
             writer.close()
             await writer.wait_closed()
     finally:
@@ -223,36 +224,6 @@ def made(answer: Any) -> web.Response:
 
 def without_date(answer: bytes) -> bytes:
     return b"\r\n".join(line for line in answer.split(b"\r\n") if not line.startswith(b"Date: "))
-
-
-class Wire(asyncio.Transport):
-    """What a connection does to its transport, written down."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.did: list[object] = []
-        self.protocol: Any = None
-
-    def write(self, data: Any) -> None:
-        self.did.append(bytes(data))
-
-    def close(self) -> None:
-        self.did.append("close")
-
-    def abort(self) -> None:
-        self.did.append("abort")
-
-    def is_closing(self) -> bool:
-        return "close" in self.did
-
-    def pause_reading(self) -> None:
-        self.did.append("pause")
-
-    def resume_reading(self) -> None:
-        self.did.append("resume")
-
-    def set_protocol(self, protocol: Any) -> None:
-        self.protocol = protocol
 
 
 class Slow:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,8 @@ import pytest
 from relay.errors import StoreUnavailable
 from relay.models import Accepted
 from relay.stores.sqlite import SqliteStore
+from relay.stores.sqlite_jobs import CallResult, Job, Reply
+from relay.stores.sqlite_writer import Writer
 from tests.support.store import Clock, claim_all, delivery, event
 
 
@@ -48,7 +50,7 @@ async def test_what_waits_behind_a_slow_disk_is_refused_and_what_is_being_writte
     assert not written.done()
     answers: list[Accepted | StoreUnavailable] = []
     began = time.monotonic()
-    store.accept_then(delivery("too late"), answers.append)
+    store.accept_then([delivery("too late")], answers.extend)
     await asyncio.sleep(0)
     assert time.monotonic() - began < 0.1
     assert isinstance(answers[0], StoreUnavailable)
@@ -70,3 +72,36 @@ async def test_a_burst_that_is_written_in_time_is_not_refused(store: SqliteStore
     for part in range(10):
         await asyncio.gather(*(store.accept([delivery(f"d{part}.{n}")]) for n in range(300)))
     assert (await store.stats()).deliveries["received"] == 3_000
+
+
+class ByHand:
+    """Stands where the one who commits would; its replies are the test's."""
+
+    def begin(self, answer: Callable[[Reply], None], lost: Callable[[str], None]) -> None:
+        self.answer = answer
+        self.groups: asyncio.Queue[Sequence[Job]] = asyncio.Queue()
+
+    def send(self, jobs: Sequence[Job]) -> None:
+        self.groups.put_nowait(jobs)
+
+    async def close(self) -> None:
+        pass
+
+
+async def test_nothing_is_late_while_the_writer_waits_for_company() -> None:
+    """Given a group that took too long and was answered, when the next one waits a little for others, then what comes
+    is taken: nothing is being written any more."""
+    committing = ByHand()
+    writer = Writer(committing, queue_bytes_max=1000, wait_seconds_max=0.05)
+    first = writer.submit(len, grows=True)  # type: ignore[arg-type]  # it is never run
+    await asyncio.sleep(0.1)
+    with pytest.raises(StoreUnavailable, match="wait_seconds_max"):
+        writer.submit(len, grows=True)  # type: ignore[arg-type]
+    committing.answer(Reply([CallResult(1)], rest_seconds=0.1, commits=1))
+    assert await first == 1
+    second = writer.submit(len, grows=True)  # type: ignore[arg-type]
+    async with asyncio.timeout(5):
+        assert [len(await committing.groups.get()) for _ in range(2)] == [1, 1]
+    committing.answer(Reply([CallResult(2)], rest_seconds=0, commits=2))
+    assert await second == 2
+    await writer.close()

@@ -13,6 +13,7 @@ import pytest
 from relay.errors import ConfigError
 from relay.models import Request
 from relay.presets import preset_for
+from relay.schemes.places import Reader, parse_place
 from relay.verify import Scheme, Verified, sign
 from tests.support.requests import NOW, URL, code, judge, request_to
 
@@ -182,6 +183,32 @@ class TestDeliveryId:
         assert self.key(scheme("hmac", header="x-s", delivery_id="{json:type}/{json:no}")) is None
         assert self.key(scheme("hmac", header="x-s", delivery_id=[]), ("webhook-id", "a")) is None
         assert self.key(scheme("hmac", header="x-s", delivery_id="body_sha256")) == hashlib.sha256(BODY).hexdigest()
+
+    @pytest.mark.parametrize(
+        ("body", "found"),
+        [
+            (b'{"id":"e1"}', b"e1"),
+            (b' {"a":[{"id":"inner"}],"id":"e1"} ', b"e1"),
+            (b'{"id":"e1","id":"last"}', b"last"),
+            (b'{"i\\u0064":"e\\u0031"}', b"e1"),
+            (b'{"id":-1.50e3}', b"-1.50e3"),
+            (b'{"a":"\\ud800","id":"e1"}', b"e1"),
+            (b'{"id":"\\ud800"}', b"\xed\xa0\x80"),
+            (b'\xef\xbb\xbf{"id":"e1"}', b"e1"),
+            (b'{"a":NaN,"id":"e1"}', b"e1"),
+            (b'{"a":"\xc3\xa9","id":"e1"}', b"e1"),
+            (b'{"\xff":1,"id":"e1"}', None),
+            (b'{"pad":"' + bytes(70_000).replace(b"\0", b"x") + b'","id":"e1"}', b"e1"),
+            *[(odd, None) for odd in (b"", b"{}", b"[]", b'"id"', b'{"id":null}', b'{"id":""}', b'{"id":{"id":"x"}}')],
+            *[(odd, None) for odd in (b'{"id":"e1"', b'{"id":"e1",}', b'{"id":"e1"}x', b'{"id":"\xff"}')],
+            (b'{"a":' + b"[" * 100_000 + b',"id":"e1"}', None),
+        ],
+    )
+    def test_a_member_of_the_body_is_the_same_the_quick_way(self, body: bytes, found: bytes | None) -> None:
+        for name in ("id", '"'):
+            reader = Reader(frozenset(), request_to(URL, [], body), URL, body)
+            assert parse_place(f"json:{name}").read(reader) == reader.json((name,))
+        assert parse_place("json:id").read(reader) == found
 
     def test_none_has_none_unless_told(self) -> None:
         assert self.key(scheme("none"), ("webhook-id", "a")) is None
