@@ -144,7 +144,7 @@ def wait_delivered(relay: Served, count: int, *, once: bool = True) -> float:
 
 
 def backlog(plan: Plan) -> list[Figure]:
-    """Inngest is away while so many are accepted; then it is back. Memory, acks meanwhile and then, and the way down."""
+    """Inngest is away while so many are accepted, then it is back: memory, acks meanwhile and beside the way down."""
     cores, others = cores_for(1)
     loading = others[-2:] if len(others) > 1 else others
     with relay_server(cores, others) as relay:
@@ -159,8 +159,8 @@ def backlog(plan: Plan) -> list[Figure]:
         os.kill(relay.sink_pid, signal.SIGCONT)
         began = time.monotonic()
         during = accepted(drive(relay, loading, connections=64, seconds=plan.seconds))
-        waiting += during.statuses["200"]
-        drained = waiting / (wait_delivered(relay, count + waiting, once=False) - began)
+        all_of_them = waiting + during.statuses["200"]
+        drained = all_of_them / (wait_delivered(relay, count + all_of_them, once=False) - began)
         mib = max(peak_mib(pid) for pid in family(relay.pids))
     how = f"with {waiting:,} waiting, {before.p99_ms:.1f} ms before"
     return [
