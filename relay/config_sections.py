@@ -123,7 +123,7 @@ class Destination(Section):
     batch_bytes_max: Annotated[int, Field(ge=1024, le=10 * MIB)] = 512 * KIB
     event_bytes_max: Annotated[int, Field(ge=1024, le=3 * MIB)] = 3 * MIB
     batch_wait_ms: Annotated[int, Field(ge=0, le=10_000)] = 20
-    batches_max: Annotated[int, Field(ge=1, le=32)] = 3
+    batches_max: Annotated[int, Field(ge=1, le=32)] = 2
     request_seconds: Annotated[float, Field(gt=0, le=300)] = 30.0
     retry_hours: Annotated[float, Field(gt=0, le=24 * 365)] = 72.0
     retry_delay_ms_min: Annotated[int, Field(ge=1, le=86_400_000)] = 500
