@@ -184,7 +184,7 @@ class Block:
         found: Name | None = _decode_name(self.heads[seq - self.first])
         return found
 
-    def slice(self, seq: int) -> slice:
+    def span(self, seq: int) -> slice:
         """Where the delivery's body is among the bodies."""
         place = seq - self.first
         end = self.ends[place]
@@ -229,7 +229,7 @@ class Blocks:
             return b""
         if self._bodies[0] != block.last:
             self._bodies = block.last, self._connection.execute(BODIES, (block.last,)).fetchone()[0]
-        return self._bodies[1][block.slice(seq)]
+        return self._bodies[1][block.span(seq)]
 
 
 def seq_of(connection: sqlite3.Connection, delivery_id: str) -> int | None:
@@ -266,7 +266,7 @@ def prune(connection: sqlite3.Connection, seqs: Iterable[int]) -> None:
 def _take_out(connection: sqlite3.Connection, block: Block, gone: Set[int]) -> None:
     places: Counter[Text] = Counter()
     bodies = connection.execute(BODIES, (block.last,)).fetchone()[0]
-    kept = [bodies[block.slice(seq)] for seq in range(block.first, block.last + 1) if seq not in gone]
+    kept = [bodies[block.span(seq)] for seq in range(block.first, block.last + 1) if seq not in gone]
     for seq in gone:
         head = block.head(seq)
         if head is not None:
