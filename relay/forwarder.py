@@ -65,7 +65,7 @@ class Forwarder:
         self._latest_ms = clock_ms()
         self._stopping, self._ended, self._stirred = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._running = False
-        self._batches = 0  # on their way, of all lanes
+        self._batches_more = 0  # on their way beside the first of their lanes
         self._looked_s = 0.0  # for lanes that are due, the last time
 
     async def run(self) -> None:
@@ -220,14 +220,20 @@ class Forwarder:
             del self._states[key]
 
     async def _send_batches(self, key: LaneKey, state: LaneState, on_their_way: set[asyncio.Task[None]]) -> None:
+        """What is sent is in `on_their_way` until it is settled, also when this ends."""
         while not self._stopping.is_set() and state.resume_ms <= self._now_ms():
-            events = await self._claim(key, state.limit)
+            events: list[ClaimedEvent] = []
+            beside = bool(on_their_way)
+            self._batches_more += beside  # before anything is waited for: other lanes look at it meanwhile
+            try:
+                events = await self._claim(key, state.limit)
+            finally:
+                self._batches_more -= beside and not events
             if not events:
                 break
             batch = asyncio.create_task(self._guarded(key, state, self._forward_batch(key, state, events)))
             on_their_way.add(batch)
-            self._batches += 1
-            batch.add_done_callback(partial(self._forget_batch, on_their_way))
+            batch.add_done_callback(partial(self._forget_batch, on_their_way, beside))
             if self._is_full(key, events):
                 await self._wait_for_room(key, state, on_their_way)
             else:  # what comes meanwhile goes together
@@ -235,9 +241,9 @@ class Forwarder:
             if len(self._tasks) >= LANES_MAX:
                 break  # others wait for a place: this lane's turn comes again
 
-    def _forget_batch(self, on_their_way: set[asyncio.Task[None]], batch: asyncio.Task[None]) -> None:
+    def _forget_batch(self, on_their_way: set[asyncio.Task[None]], beside: bool, batch: asyncio.Task[None]) -> None:
         on_their_way.discard(batch)
-        self._batches -= 1
+        self._batches_more -= beside
 
     async def _guarded(self, key: LaneKey, state: LaneState, work: Awaitable[None]) -> None:
         """A surprise in one lane must end neither the lane nor the others."""
@@ -259,7 +265,7 @@ class Forwarder:
         """Until the lane may send another batch beside those. In trouble it sends one at a time."""
         rules = self._settings[key[0]]
         while on_their_way:
-            may_be_more = state.is_well(rules) and self._batches - len(self._tasks) < BATCHES_MORE_MAX
+            may_be_more = state.is_well(rules) and self._batches_more < BATCHES_MORE_MAX
             if may_be_more and len(on_their_way) < rules.batches_max:
                 break
             await asyncio.wait(on_their_way, return_when=asyncio.FIRST_COMPLETED)

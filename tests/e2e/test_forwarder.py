@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from relay import forwarder
 from relay.config import Destination
 from relay.models import EventState
 from tests.support.fake_inngest import FakeInngest, Mode
@@ -83,10 +84,13 @@ async def test_a_batch_waits_for_company_but_not_longer_than_its_age(fake: FakeI
 
 
 @pytest.mark.parametrize("most", [1, 4])
-async def test_full_batches_do_not_wait_for_each_other(fake: FakeInngest, path: Path, most: int) -> None:
+@pytest.mark.parametrize("full", [{"batch_events_max": 10}, {"batch_bytes_max": 11_000}])
+async def test_full_batches_do_not_wait_for_each_other(
+    fake: FakeInngest, path: Path, most: int, full: dict[str, int]
+) -> None:
     fake.set_mode(Mode(hang=0.3))
-    async with forwarding(path, default(fake, batch_events_max=10, batches_max=most)) as stage:
-        await stage.put(numbered(80))
+    async with forwarding(path, default(fake, batches_max=most, **full)) as stage:
+        await stage.put(numbered(80), size=1000)
         seen = await at_once(stage, fake, {SENT: 80})
     assert seen == most
     assert len(fake.requests) == 8
@@ -116,6 +120,29 @@ async def test_trouble_counts_once_and_then_one_batch_is_tried_at_a_time(fake: F
         assert await at_once(stage, fake, {SENT: 80}, until_begun=8) == 1
         await stage.until({SENT: 80})
     assert sorted(fake.ids()) == sorted(numbered(80))
+
+
+async def test_a_busy_destination_is_tried_with_one_batch_at_a_time(fake: FakeInngest, path: Path) -> None:
+    """A 429 does not shrink batches, so the next one is as full."""
+    fake.set_mode(Mode(status=429, hang=0.1, times=6))
+    settings = default(fake, batch_events_max=10, batches_max=4, retry_delay_ms_min=200, retry_delay_ms_max=60_000)
+    async with forwarding(path, settings) as stage:
+        await stage.put(numbered(80))
+        await wait_until(lambda: is_true(len(stage.logged("batch.refused")) == 4))
+        assert await at_once(stage, fake, {SENT: 80}, until_begun=6) == 1
+        await stage.until({SENT: 80})
+
+
+async def test_batches_beside_the_first_are_bounded_for_all_lanes_together(
+    fake: FakeInngest, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forwarder, "BATCHES_MORE_MAX", 1)
+    async with forwarding(path, default(fake, batch_events_max=10, batches_max=4)) as stage:
+        for wave in range(3):  # places become free again
+            fake.set_mode(Mode(hang=0.3))
+            for lane in range(3):
+                await stage.put(numbered(40, f"{wave}-{lane}-"), env=f"env-{lane}")
+            assert await at_once(stage, fake, {SENT: 120 * (wave + 1)}) == 4
 
 
 async def at_once(
