@@ -17,7 +17,7 @@ CREATE TABLE block_sources (
     block INTEGER NOT NULL,
     first INTEGER NOT NULL,
     places INTEGER NOT NULL,    -- bit n: the block's delivery first + n is of this source
-    count INTEGER NOT NULL,     -- so many bits
+    count INTEGER NOT NULL,     -- so many bits, which SQLite cannot count
     PRIMARY KEY (source, block)
 ) WITHOUT ROWID;
 

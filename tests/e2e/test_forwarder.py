@@ -108,29 +108,22 @@ async def test_what_comes_while_a_small_batch_is_on_its_way_goes_together(fake: 
     assert [seen.events for seen in fake.requests] == [1, 10]
 
 
-async def test_trouble_counts_once_and_then_one_batch_is_tried_at_a_time(fake: FakeInngest, path: Path) -> None:
-    fake.set_mode(Mode(status=503, hang=0.1, times=6))
+@pytest.mark.parametrize(("status", "limit", "until_begun"), [(503, 5, 8), (429, 10, 6)])
+async def test_trouble_counts_once_and_then_one_batch_is_tried_at_a_time(
+    fake: FakeInngest, path: Path, status: int, limit: int, until_begun: int
+) -> None:
+    """A 429 does not shrink batches, so the next one is as full."""
+    fake.set_mode(Mode(status=status, hang=0.1, times=6))
     settings = default(fake, batch_events_max=10, batches_max=4, retry_delay_ms_min=200, retry_delay_ms_max=60_000)
     async with forwarding(path, settings) as stage:
         await stage.put(numbered(80))
         await wait_until(lambda: is_true(len(stage.logged("batch.refused")) == 4))
         (state,) = stage.forwarder._states.values()
-        assert (state.failures, state.troubles, state.limit) == (1, 1, 5), "as if only one had been on its way"
+        assert (state.failures, state.troubles, state.limit) == (1, 1, limit), "as if only one had been on its way"
         await wait_until(lambda: is_true(fake.begun == 5))
-        assert await at_once(stage, fake, {SENT: 80}, until_begun=8) == 1
+        assert await at_once(stage, fake, {SENT: 80}, until_begun=until_begun) == 1
         await stage.until({SENT: 80})
     assert sorted(fake.ids()) == sorted(numbered(80))
-
-
-async def test_a_busy_destination_is_tried_with_one_batch_at_a_time(fake: FakeInngest, path: Path) -> None:
-    """A 429 does not shrink batches, so the next one is as full."""
-    fake.set_mode(Mode(status=429, hang=0.1, times=6))
-    settings = default(fake, batch_events_max=10, batches_max=4, retry_delay_ms_min=200, retry_delay_ms_max=60_000)
-    async with forwarding(path, settings) as stage:
-        await stage.put(numbered(80))
-        await wait_until(lambda: is_true(len(stage.logged("batch.refused")) == 4))
-        assert await at_once(stage, fake, {SENT: 80}, until_begun=6) == 1
-        await stage.until({SENT: 80})
 
 
 async def test_batches_beside_the_first_are_bounded_for_all_lanes_together(
