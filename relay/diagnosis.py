@@ -49,7 +49,7 @@ def diagnose(
         return refused
 
     def matches(scheme: Scheme, secrets: Sequence[str], request: Request, url: str, body: bytes) -> bool:
-        reader = Reader(scheme.headers, request, url, body, scheme.options, documents)
+        reader = Reader.of(scheme.headers, request, url, body, scheme.options, documents)
         answer = scheme.judge(reader, secrets, now_s)
         return answer is None or answer.code == "timestamp_stale"
 

@@ -1,6 +1,6 @@
 """The common case of a webhook, without a web framework's cost: a whole, plain `POST /in/<source>`.
 
-    bytes ──▶ plain request? ──yes──▶ Receiver.take_plain ──▶ bytes      this module
+    bytes ──▶ plain request? ──yes──▶ Receiver.take_plain, with the others of this turn ──▶ bytes      this module
                    │ no, or not whole in time, or anything unusual
                    ▼
               aiohttp's own protocol, with all the bytes so far, and for the rest of the connection
@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Callable, Sequence
 from enum import Enum
 from functools import lru_cache
-from typing import Final, Protocol, cast
+from typing import Final, Protocol, TypeAlias, cast
 
 from msgspec import Struct
 
@@ -30,9 +31,12 @@ WHOLE_SECONDS: Final = 0.2
 HELD_BYTES_MAX: Final = 256 * 1024
 #: How often connections are looked through for those that have been idle for too long.
 SWEEP_SECONDS: Final = 5.0
+#: So many requests of one turn of the event loop are taken in one go.
+TURN_MAX: Final = 64
 
 FIRST_BYTES: Final = b"POST /in/"
-FIRST_LINE: Final = re.compile(rb"POST (/in/([a-z0-9][a-z0-9._-]{0,62})(?:\?[!-~]*)?) HTTP/1\.1")
+#: Path, the source's name, and query; one that is there but empty is aiohttp's.
+FIRST_LINE: Final = re.compile(rb"POST (/in/([a-z0-9][a-z0-9._-]{0,62}))(?:\?([!-~]+))? HTTP/1\.1")
 #: So many first lines are remembered, of at most this length: mostly there is one for each source.
 FIRST_LINES_MAX: Final = 512
 FIRST_LINE_BYTES_MAX: Final = 256
@@ -61,14 +65,11 @@ IS_LAST: Final = {None: False, b"keep-alive": False, b"Keep-Alive": False, b"clo
 
 
 class Plain(Struct, frozen=True, gc=False):
-    """A whole plain request: `target` is path and query, `end` is where the next one begins; `last` when the sender
-    wants the connection closed after the answer. `named` are the headers by their names in lower case, when none of
-    them comes twice.
+    """A whole plain request: `end` is where the next one begins; `last` when the sender wants the connection closed
+    after the answer. `named` are the headers by their names in lower case, when none of them comes twice.
     """
 
     source: str
-    target: str
-    host: bytes
     request: Request
     end: int
     last: bool = False
@@ -98,9 +99,13 @@ def read_plain(data: bytes, headers_max: int, head_bytes_max: int) -> Plain | Un
     if head_end < 0:
         return UNFINISHED if len(data) < head_bytes_max else None
     found = HEADER_LINE.findall(data, line_end + 2, head_end + 2)
-    named = {name.lower(): text for name, text in found}
-    count, length, host = len(found), named.get(b"content-length", b""), named.get(b"host")
-    if not host or not length.isdigit() or len(length) > LENGTH_DIGITS_MAX or not UNUSUAL.isdisjoint(named):
+    named: dict[bytes, bytes] = {}
+    for name, text in found:  # a comprehension costs a call more
+        named[name.lower()] = text
+    count, length = len(found), named.get(b"content-length", b"")
+    if not length.isdigit() or len(length) > LENGTH_DIGITS_MAX:
+        return None
+    if not named.get(b"host") or not UNUSUAL.isdisjoint(named):
         return None
     last = IS_LAST.get(named.get(b"connection"))
     if last is None or count > headers_max or (len(named) != count and not are_once(found)):
@@ -111,19 +116,15 @@ def read_plain(data: bytes, headers_max: int, head_bytes_max: int) -> Plain | Un
         return None
     if len(data) < end:
         return UNFINISHED
-    source, target, path, query = first
+    source, path, query = first
     request = Request("POST", path, query, tuple(found), data[begin:end])
-    return Plain(source, target, host, request, end, last, named if len(named) == count else None)
+    return Plain(source, request, end, last, named if len(named) == count else None)
 
 
-def read_first_line(line: bytes) -> tuple[str, str, str, str] | None:
-    """Source, target, path and query; None for any other line."""
+def read_first_line(line: bytes) -> tuple[str, str, str] | None:
+    """Source, path and query; None for any other line."""
     found = FIRST_LINE.fullmatch(line)
-    if found is None:
-        return None
-    target = found[1].decode()
-    path, _, query = target.partition("?")
-    return found[2].decode(), target, path, query
+    return (found[2].decode(), found[1].decode(), (found[3] or b"").decode()) if found else None
 
 
 known_first_line: Final = lru_cache(FIRST_LINES_MAX)(read_first_line)
@@ -135,14 +136,19 @@ def are_once(headers: Sequence[tuple[bytes, bytes]]) -> bool:
     return len(names) == len(set(names))
 
 
+#: A plain request, and where its sender waits for the answer.
+Taken: TypeAlias = "tuple[Plain, FastConnection]"
+
+
 class Lane:
-    """All connections in the fast lane, and how their requests are taken: `take(request, connection)` sees to it that
-    the connection's `answer` is called once. `slow` makes aiohttp's protocol for a connection that leaves.
+    """All connections in the fast lane, and how their requests are taken: those of one turn of the event loop together.
+    `take(requests, began)`, with the time.perf_counter of the first of them, sees to it that the `answer` of each one's
+    connection is called once. `slow` makes aiohttp's protocol for a connection that leaves.
     """
 
     def __init__(
         self,
-        take: Callable[[Plain, FastConnection], None],
+        take: Callable[[Sequence[Taken], float], None],
         header_bytes_max: int,
         headers_max: int,
         idle_seconds: float,
@@ -150,6 +156,8 @@ class Lane:
         self.take, self.header_bytes_max, self.headers_max = take, header_bytes_max, headers_max
         self.sweeps_max = max(1, round(idle_seconds / SWEEP_SECONDS))
         self.connections: set[FastConnection] = set()
+        self.arrived: list[Taken] = []
+        self.arrived_at = 0.0
         self.left = asyncio.Event()
         self.slow: Callable[[], SlowConnection]
         self.is_full: Callable[[], bool]
@@ -163,6 +171,17 @@ class Lane:
         if self._sweeping is None:
             self._sweeping = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self.sweep)
 
+    def begin_turn(self) -> None:
+        """The first of its requests has arrived."""
+        self.arrived_at = time.perf_counter()
+        asyncio.get_running_loop().call_soon(self.end_turn)
+
+    def end_turn(self) -> None:
+        """Take what has arrived since the last time."""
+        arrived, self.arrived = self.arrived, []
+        if arrived:
+            self.take(arrived, self.arrived_at)
+
     def sweep(self) -> None:
         """Close what has been idle for too long."""
         for connection in list(self.connections):
@@ -174,7 +193,8 @@ class Lane:
             self._sweeping = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self.sweep)
 
     async def drain(self) -> None:
-        """For a stop: what has begun here goes on in aiohttp, which counts and answers it."""
+        """For a stop: what is here is taken, what has begun goes on in aiohttp, which counts and answers it."""
+        self.end_turn()
         for connection in list(self.connections):
             if connection.waiting is not None:
                 connection.go_slow()
@@ -255,22 +275,24 @@ class FastConnection(asyncio.Protocol):
         """Take the next request that is there, or wait for the rest of it, or give it all to aiohttp."""
         lane = self.lane
         found = read_plain(data, lane.headers_max, lane.header_bytes_max)
-        if found is UNFINISHED:
-            self.held = data
-            if self.ended:
-                self.transport.close()  # cut short
-            elif self.waiting is None:
-                self.waiting = asyncio.get_running_loop().call_later(WHOLE_SECONDS, self.go_slow)
+        if isinstance(found, Plain):
+            if self.waiting is not None:
+                self.stop_waiting()
+            self.held = data[found.end :]
+            self.answering = True
+            lane.arrived.append((found, self))
+            if len(lane.arrived) == 1:
+                lane.begin_turn()
+            elif len(lane.arrived) == TURN_MAX:
+                lane.end_turn()
             return
-        if not isinstance(found, Plain):
-            self.held = data
+        self.held = data
+        if found is None:
             self.go_slow()
-            return
-        if self.waiting is not None:
-            self.stop_waiting()
-        self.held = data[found.end :]
-        self.answering = True
-        lane.take(found, self)
+        elif self.ended:
+            self.transport.close()  # cut short
+        elif self.waiting is None:
+            self.waiting = asyncio.get_running_loop().call_later(WHOLE_SECONDS, self.go_slow)
 
     def answer(self, text: bytes, *, last: bool = False) -> None:
         """The answer to the request that was taken; then the next one's turn comes."""

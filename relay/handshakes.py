@@ -87,7 +87,7 @@ def answer(
 ) -> HandshakeAnswer | Rejected | None:
     for handshake in preset.handshakes:
         if handshake.signed is signed and handshake.method == request.method:
-            reader = Reader(handshake.reads, request, url, body, preset.scheme.options)
+            reader = Reader.of(handshake.reads, request, url, body, preset.scheme.options)
             if is_asked(handshake, reader):
                 return prepare(handshake, preset, reader, secrets)
     return None
@@ -178,7 +178,7 @@ def answering_secret(handshake: Handshake, preset: Preset, reader: Reader, secre
     if handshake.signed and len(secrets) > 1:
         scheme = preset.scheme
         for secret in secrets:
-            again = Reader(scheme.headers, reader.request, reader.url, reader.body, scheme.options)
+            again = Reader.of(scheme.headers, reader.request, reader.url, reader.body, scheme.options)
             refusal = scheme.judge(again, [secret], 0.0)
             if refusal is None or refusal.code == "timestamp_stale":  # the time is judged after the signature
                 return secret

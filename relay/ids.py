@@ -23,12 +23,17 @@ class Ids:
         self._start, self._used, self._ms = "", len(ENDS), 0
 
     def __call__(self) -> str:
+        return self.several(1)[0]
+
+    def several(self, count: int) -> list[str]:
+        """So many at once, at most as many as there are ENDS."""
         now_ms, used = time_ns() // 1_000_000, self._used
-        if now_ms != self._ms or used == len(ENDS):
+        if now_ms != self._ms or used + count > len(ENDS):
             made = ULID.from_bytes(now_ms.to_bytes(6, "big") + os.urandom(10))  # ULID() itself may count up too
             self._start, self._ms, used = str(made)[:24], now_ms, 0
-        self._used = used + 1
-        return self._start + ENDS[used]
+        self._used = used + count
+        return [self._start + end for end in ENDS[used : self._used]]
 
 
 new_id: Final = Ids()
+new_ids: Final = new_id.several

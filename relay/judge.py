@@ -9,6 +9,7 @@ import fnmatch
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, TypeAlias
 from urllib.parse import parse_qsl
 
@@ -18,13 +19,14 @@ from relay.config import Receiver as ReceiverSettings
 from relay.config import environment_is_valid
 from relay.diagnosis import diagnose
 from relay.errors import Rejected
+from relay.fast_lane import Plain
 from relay.handshakes import HandshakeAnswer, answer_signed, answer_unsigned, pairing_closed
 from relay.ids import new_id
 from relay.keys import KeyResolver
 from relay.models import Delivery, Request
 from relay.schemes.base import Scheme
-from relay.schemes.places import NO_DOCUMENTS, Reader, first_id
-from relay.sources import RunningSource
+from relay.schemes.places import NO_DOCUMENTS, NONE_SEVERAL, Reader, collect, first_id
+from relay.sources import RunningSource, plain_url
 from relay.stores.base import Store
 from relay.stores.pen import Pen, RejectedRequest
 from relay.verify import Verified, Vouches, verify, voucher, wanted
@@ -56,13 +58,14 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Usual:
-    """What is the same for every request to a source: who vouches, which headers are read, whether a POST may be a
-    handshake.
+    """What is the same for every request to a source: who vouches, which headers are read, what URL it has (for the few
+    who ask), whether a POST may be a handshake.
     """
 
     source: RunningSource
     scheme: Scheme
     headers: frozenset[bytes]
+    url_of: Callable[[Request], str]
     vouches: Vouches
     shakes_hands: bool
 
@@ -79,36 +82,35 @@ class Judge:
         self.diagnoses_of: dict[str, Budget] = {}
         self.usual: dict[str, Usual] = {}
 
-    def judge_usual(
-        self, source: RunningSource, request: Request, url: Callable[[], str], named: Mapping[bytes, bytes] | None
-    ) -> Delivery | None:
-        """`judge` for a POST that nothing is unusual about, at once; None: it is for `judge` to say.
-
-        `named` are the request's headers by their names in lower case, when none of them comes twice.
-        """
+    def judge_usual(self, source: RunningSource, plain: Plain, delivery_id: str, now_ms: int) -> Delivery | None:
+        """`judge` for a POST that nothing is unusual about, at once; None: it is for `judge` to say."""
         usual = self.usual.get(source.name)
         if usual is None or usual.source is not source:
             usual = self.usual[source.name] = self.find_usual(source)
-        scheme, now_ms = usual.scheme, self.clock_ms()
-        reader = Reader(usual.headers, request, url, request.body, scheme.options, NO_DOCUMENTS, named)
-        if reader.several or ENCODING_NAME in reader.named:
+        scheme, request, named, several = usual.scheme, plain.request, plain.named, NONE_SEVERAL
+        if named is None:
+            named, several = collect(usual.headers, request.headers)
+        if several or ENCODING_NAME in named:
             return None
+        reader = Reader(request, usual.url_of, request.body, scheme.options, NO_DOCUMENTS, named)
         if usual.shakes_hands and self.is_handshake(source, request, reader.url):
             return None
         if not usual.vouches(reader, self.now_s(now_ms)):
             return None
-        asks = request.query or ENVIRONMENT_BYTES in reader.named
+        asks = request.query or ENVIRONMENT_BYTES in named
         environment = environment_asked(request, source) if asks else None
         if isinstance(environment, Rejected):
             return None
-        return Delivery(new_id(), source.name, first_id(scheme.delivery_id, reader), now_ms, request, environment)
+        return Delivery(delivery_id, source.name, first_id(scheme.delivery_id, reader), now_ms, request, environment)
 
     def find_usual(self, source: RunningSource) -> Usual:
-        preset = source.preset
-        vouches = nobody if preset.keeps_secrets else voucher(preset.scheme, source.settings.secrets)
+        preset, settings = source.preset, source.settings
+        no_usual = preset.keeps_secrets or not settings.enabled
+        vouches = nobody if no_usual else voucher(preset.scheme, settings.secrets)
         shakes_hands = any(handshake.method == "POST" for handshake in preset.handshakes)
         headers = preset.scheme.headers | {ENCODING_NAME, ENVIRONMENT_BYTES}
-        return Usual(source, preset.scheme, headers, vouches, shakes_hands)
+        url_of = partial(plain_url, self.settings.public_url, source)
+        return Usual(source, preset.scheme, headers, url_of, vouches, shakes_hands)
 
     def is_handshake(self, source: RunningSource, request: Request, url: str) -> bool:
         preset, secrets, body = source.preset, source.settings.secrets, request.body
@@ -217,7 +219,7 @@ class Judge:
 
 
 def nobody(reader: Reader, now_s: float) -> bool:
-    """Vouches for nothing: for sources whose secrets have to be asked for."""
+    """Vouches for nothing: for sources that are disabled, or whose secrets have to be asked for."""
     return False
 
 

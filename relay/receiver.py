@@ -16,18 +16,17 @@ from typing import Final
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
 from aiohttp.typedefs import Handler
-from msgspec import Struct
 
 from relay.config import Receiver as ReceiverSettings
 from relay.errors import Rejected, StoreUnavailable
-from relay.fast_lane import FastConnection, Lane, Plain
+from relay.fast_lane import FastConnection, Lane, Plain, Taken
+from relay.ids import new_ids
 from relay.judge import Judge
 from relay.models import Accepted, Delivery, Request
 from relay.receiver_http import (
     Answer,
     accepted_bytes,
     outcome_code,
-    public_url,
     respond,
     response_bytes,
     target,
@@ -35,7 +34,7 @@ from relay.receiver_http import (
     unreadable,
     unstorable,
 )
-from relay.sources import RunningSource
+from relay.sources import RunningSource, plain_url, public_url
 from relay.stores.base import Store
 from relay.telemetry import UNKNOWN_SOURCE, Telemetry
 
@@ -45,17 +44,6 @@ BODIES_BYTES_MAX: Final = 256 * 1024 * 1024
 KEEPALIVE_SECONDS: Final = 60.0
 #: How long a refused sender may go on sending before the connection is cut.
 LINGER_SECONDS: Final = 5.0
-#: So many requests of one turn of the event loop are given to the store in one call.
-TAKEN_MAX: Final = 64
-
-
-class Taken(Struct, frozen=True):
-    """A request of the fast lane that is to be stored, or is being stored; `began` by time.perf_counter."""
-
-    delivery: Delivery
-    plain: Plain
-    connection: FastConnection
-    began: float
 
 
 class Receiver:
@@ -75,7 +63,6 @@ class Receiver:
         self.bodies_bytes_held = 0
         self.draining = False
         self.drained = asyncio.Event()
-        self.taken: list[Taken] = []
         self.lane = Lane(self.take_plain, settings.header_bytes_max, settings.headers_max, KEEPALIVE_SECONDS)
 
     def app(self) -> web.Application:
@@ -139,88 +126,92 @@ class Receiver:
             self.telemetry.surprised("receiver", error)
             return Rejected("internal", "the relay could not handle this request, send it again")
 
-    def take_plain(self, plain: Plain, connection: FastConnection) -> None:
-        """`receive` for a request of the fast lane, which is whole already. When nothing is unusual about it, it is
-        judged here and now, and stored together with the others of this turn of the event loop.
+    def take_plain(self, arrived: Sequence[Taken], began: float) -> None:
+        """`receive` for requests of the fast lane, which are whole already. What is usual is judged here and now, and
+        nothing waits for the store but one callback for all of it; what is not, or is too much, goes the longer way,
+        which says what it makes of it.
         """
-        began = time.perf_counter()
-        self.requests_held += 1
-        self.bodies_bytes_held += len(plain.request.body)
+        self.requests_held += len(arrived)
+        self.bodies_bytes_held += body_bytes(arrived)
+        now_ms = self.judge.clock_ms()
+        taken: list[Taken] = []
+        deliveries: list[Delivery] = []
+        room = self.room_for(len(arrived))
+        for each in arrived[room:]:
+            self.answer_later(each, began)
+        for each, delivery_id in zip(arrived[:room], new_ids(len(arrived)), strict=False):
+            delivery = self.judge_plain(each[0], delivery_id, now_ms)
+            if delivery is None:
+                self.answer_later(each, began)
+            else:
+                taken.append(each)
+                deliveries.append(delivery)
+        if taken:
+            self.store.accept_then(deliveries, partial(self.answer_taken, taken, began))
+
+    def room_for(self, arrived: int) -> int:
+        """How many of the last so many requests are within the limits, counted in the order in which they came."""
+        room = self.settings.requests_max - (self.requests_held - arrived)
+        return max(0, room) if self.has_room_for_bodies() else 0
+
+    def judge_plain(self, plain: Plain, delivery_id: str, now_ms: int) -> Delivery | None:
+        """The delivery, when there is nothing to refuse and nothing to wait for."""
+        source = self.sources.get(plain.source)
+        if source is None or len(plain.request.body) > self.settings.body_bytes_max:
+            return None
         try:
-            delivery = self.judge_plain(plain)
+            return self.judge.judge_usual(source, plain, delivery_id, now_ms)
         except Exception as error:  # noqa: BLE001 - as in `outcome`
             self.telemetry.surprised("receiver", error)
-            delivery = None  # the longer way will say what it makes of it
-        if delivery is None:
-            connection.task = asyncio.get_running_loop().create_task(self.answer_plain(plain, connection, began))
-            return
-        self.taken.append(Taken(delivery, plain, connection, began))
-        if len(self.taken) == 1:
-            asyncio.get_running_loop().call_soon(self.store_taken)
-        elif len(self.taken) == TAKEN_MAX:
-            self.store_taken()
+            return None
 
-    def store_taken(self) -> None:
-        """What was taken since the last time; nothing waits for the store but one callback for all of it."""
-        taken, self.taken = self.taken, []
-        if taken:
-            self.store.accept_then([each.delivery for each in taken], partial(self.answer_taken, taken))
-
-    def answer_taken(self, taken: Sequence[Taken], answers: Sequence[Accepted | StoreUnavailable]) -> None:
+    def answer_taken(
+        self, taken: Sequence[Taken], began: float, answers: Sequence[Accepted | StoreUnavailable]
+    ) -> None:
         """What the store said of each, by source: most of them have the usual answer."""
-        self.release(sum([len(each.plain.request.body) for each in taken]), len(taken))
+        self.release(body_bytes(taken), len(taken))
         by_source: defaultdict[str, list[tuple[Taken, Accepted]]] = defaultdict(list)
         for each, answer in zip(taken, answers, strict=True):
             if isinstance(answer, Accepted):
-                by_source[each.plain.source].append((each, answer))
+                by_source[each[0].source].append((each, answer))
             else:
-                self.answer_alone(each, unstorable(answer))
+                self.answer_alone(each, unstorable(answer), began)
         for source, accepted in by_source.items():
             if self.draining or self.has_own_answer(source):
                 for each, answer in accepted:
-                    self.answer_alone(each, answer)
+                    self.answer_alone(each, answer, began)
             else:
-                self.answer_usual(source, accepted)
+                self.answer_usual(source, accepted, began)
 
-    def answer_usual(self, source: str, accepted: Sequence[tuple[Taken, Accepted]]) -> None:
+    def answer_usual(self, source: str, accepted: Sequence[tuple[Taken, Accepted]], began: float) -> None:
         """Answer, count and log what was accepted by one source."""
-        now, now_s = time.perf_counter(), int(time.time())
-        for each, answer in accepted:
-            last = each.plain.last
+        seconds, now_s = time.perf_counter() - began, int(time.time())
+        for (plain, connection), answer in accepted:
             try:
-                each.connection.answer(accepted_bytes(answer, now_s, last=last), last=last)
+                connection.answer(accepted_bytes(answer, now_s, last=plain.last), last=plain.last)
             except Exception as error:  # noqa: BLE001 - as in `outcome`; the others must have their answers
-                self.cut(each, error)
-        done = [(answer, now - each.began, len(each.plain.request.body)) for each, answer in accepted]
-        self.telemetry.took(source, done)
+                self.cut(connection, error)
+        self.telemetry.took(source, [(answer, len(plain.request.body)) for (plain, _), answer in accepted], seconds)
 
-    def answer_alone(self, taken: Taken, answer: Answer) -> None:
+    def answer_alone(self, taken: Taken, answer: Answer, began: float) -> None:
         """Where the answer is not the usual one, or not the store's yes."""
         try:
-            self.answer_fully(taken.plain, answer, taken.connection, taken.began)
+            self.answer_fully(taken, answer, began)
         except Exception as error:  # noqa: BLE001 - as above
-            self.cut(taken, error)
+            self.cut(taken[1], error)
 
-    def cut(self, taken: Taken, error: Exception) -> None:
+    def cut(self, connection: FastConnection, error: Exception) -> None:
         """Nobody will answer this request any more, whose sender will send it again."""
         self.telemetry.surprised("receiver", error)
-        taken.connection.transport.abort()
+        connection.transport.abort()
 
-    def judge_plain(self, plain: Plain) -> Delivery | None:
-        """The delivery, when there is nothing to refuse and nothing to wait for."""
-        request = plain.request
-        source = self.find(plain.source, "POST", len(request.headers), len(request.body))
-        if isinstance(source, Rejected) or self.bodies_bytes_held > BODIES_BYTES_MAX:
-            return None
-        return self.judge.judge_usual(source, request, lambda: self.url_of(plain, source), plain.named)
-
-    def url_of(self, plain: Plain, source: RunningSource) -> str:
-        """The URL of a request of the fast lane as the provider sees it."""
-        host = plain.host.decode("utf-8", "surrogateescape")
-        return public_url(self.settings.public_url, source, f"http://{host}", plain.target)
-
-    async def answer_plain(self, plain: Plain, connection: FastConnection, began: float) -> None:
+    def answer_later(self, taken: Taken, began: float) -> None:
         """The longer way of a plain request: it may be refused, or have to wait for more than the store."""
+        connection = taken[1]
+        connection.task = asyncio.get_running_loop().create_task(self.answer_plain(taken, began))
+
+    async def answer_plain(self, taken: Taken, began: float) -> None:
+        plain, connection = taken
         try:
             answer = await self.outcome(self.keep_plain(plain))
         except BaseException:
@@ -228,9 +219,10 @@ class Receiver:
             raise
         finally:
             self.release(len(plain.request.body))
-        self.answer_fully(plain, answer, connection, began)
+        self.answer_fully(taken, answer, began)
 
-    def answer_fully(self, plain: Plain, answer: Answer, connection: FastConnection, began: float) -> None:
+    def answer_fully(self, taken: Taken, answer: Answer, began: float) -> None:
+        plain, connection = taken
         self.report(plain.source, answer, time.perf_counter() - began, len(plain.request.body))
         response = respond(answer, self.sources.get(plain.source))
         last = plain.last or self.draining or response.keep_alive is False
@@ -242,9 +234,9 @@ class Receiver:
         source = self.find(plain.source, "POST", len(request.headers), len(request.body))
         if isinstance(source, Rejected):
             return source
-        if self.bodies_bytes_held > BODIES_BYTES_MAX:
+        if not self.has_room_for_bodies():
             return Rejected("overloaded", "too many bytes at once, send it again")
-        return await self.keep(source, request, self.url_of(plain, source))
+        return await self.keep(source, request, plain_url(self.settings.public_url, source, request))
 
     @web.middleware
     async def receive_unrouted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -320,9 +312,12 @@ class Receiver:
             self.bodies_bytes_held += len(chunk)
             if size > self.settings.body_bytes_max:
                 return self.too_large()
-            if self.bodies_bytes_held > BODIES_BYTES_MAX:
+            if not self.has_room_for_bodies():
                 return Rejected("overloaded", "too many bytes at once, send it again")
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def has_room_for_bodies(self) -> bool:
+        return self.bodies_bytes_held <= BODIES_BYTES_MAX
 
     def has_own_answer(self, name: str) -> bool:
         source = self.sources.get(name)
@@ -335,7 +330,7 @@ class Receiver:
         """Count and log; the label is a configured name or `_unknown`, whatever the URL was."""
         source = name if name is not None and name in self.sources else UNKNOWN_SOURCE
         if isinstance(answer, Accepted):
-            self.telemetry.took(source, [(answer, seconds, size)])
+            self.telemetry.took(source, [(answer, size)], seconds)
             return
         self.telemetry.requests.count(source, outcome_code(answer), seconds)
         milliseconds = round(seconds * 1000, 1)
@@ -356,3 +351,7 @@ class Receiver:
             if answer.keeps is not None:
                 remedy = f"`relay secrets show {source}` prints it, should the provider's page ask for it"
                 self.telemetry.log("secret.kept", source=source, remedy=remedy)
+
+
+def body_bytes(requests: Sequence[Taken]) -> int:
+    return sum([len(plain.request.body) for plain, _ in requests])

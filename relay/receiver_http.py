@@ -27,16 +27,6 @@ def to_request(http: web.Request, body: bytes) -> Request:
     return Request(http.method, path, query, tuple(http.raw_headers), body)
 
 
-def public_url(base: str | None, source: RunningSource, asked: str, target: str) -> str:
-    """The URL as the provider sees it, for schemes that sign it: the source's url, else receiver.public_url and the
-    path, else what the request says (`asked` is its scheme and host).
-    """
-    if source.settings.url is not None:
-        _, question, query = target.partition("?")
-        return source.settings.url + question + query
-    return f"{base or asked}{target}"
-
-
 def target(http: web.Request) -> str:
     """Path and query as they were sent. A request that names the whole URL, as to a proxy, means the same by it."""
     sent = http.raw_path

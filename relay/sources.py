@@ -10,6 +10,7 @@ from typing import Final
 from relay.config import Config, Source, shipped_transforms
 from relay.errors import ConfigError
 from relay.handshakes import methods_of
+from relay.models import Request
 from relay.presets import Preset, preset_for, secret_problems
 from relay.sandbox import SandboxPool, Script
 from relay.transform import default_script
@@ -31,6 +32,23 @@ class RunningSource:
     def methods(self) -> frozenset[str]:
         """The HTTP methods that its URL takes: POST, and what else its provider's webhooks and handshakes come by."""
         return methods_of(self.preset.handshakes) | set(self.preset.methods)
+
+
+def public_url(base: str | None, source: RunningSource, asked: str, target: str) -> str:
+    """The URL as the provider sees it, for schemes that sign it: the source's url, else receiver.public_url (`base`)
+    and the path, else what the request says (`asked` is its scheme and host).
+    """
+    if source.settings.url is not None:
+        _, question, query = target.partition("?")
+        return source.settings.url + question + query
+    return f"{base or asked}{target}"
+
+
+def plain_url(base: str | None, source: RunningSource, request: Request) -> str:
+    """The same of a request of the fast lane, which has one Host and came without TLS."""
+    host = next(value for name, value in request.headers if name.lower() == b"host")
+    target = f"{request.path}?{request.query}" if request.query else request.path
+    return public_url(base, source, f"http://{host.decode('utf-8', 'surrogateescape')}", target)
 
 
 def load_sources(config: Config) -> dict[str, RunningSource]:

@@ -138,21 +138,22 @@ class Telemetry:
         except (OSError, ValueError):  # a closed or full log must not stop the work
             self.surprises.labels("log").inc()
 
-    def took(self, source: str, requests: Sequence[tuple[Accepted, float, int]]) -> None:
-        """Count and log requests that became deliveries, or were ones already: of each the store's answer, the seconds
-        that it took and the bytes of its body. Thousands a second come here.
+    def took(self, source: str, requests: Sequence[tuple[Accepted, int]], seconds: float) -> None:
+        """Count and log requests that became deliveries, or were ones already, and took so long: of each the store's
+        answer and the bytes of its body. Thousands a second come here.
         """
-        self.requests.count_taken(source, requests)
+        self.requests.count_taken(source, requests, seconds)
         if self.as_json and self.stream is not None:  # neither a source's name nor an id of ours needs an escape
             begin, end = f'{{"at":"{self.stamp()}","level":"info","event":"', f'","source":"{source}","id":"'
             accepted, duplicate = f"{begin}{TAKEN['accepted']}{end}", f"{begin}{TAKEN['duplicate']}{end}"
+            ms = f',"ms":{seconds * 1000:.1f}}}'
             lines = [
-                f'{duplicate if answer.duplicate else accepted}{answer.id}","bytes":{size},"ms":{seconds * 1000:.1f}}}'
-                for answer, seconds, size in requests
+                f'{duplicate if answer.duplicate else accepted}{answer.id}","bytes":{size}{ms}'
+                for answer, size in requests
             ]
             self._write("\n".join(lines))
             return
-        for answer, seconds, size in requests:
+        for answer, size in requests:
             name = TAKEN["duplicate" if answer.duplicate else "accepted"]
             self.log(name, source=source, id=answer.id, bytes=size, ms=round(seconds * 1000, 1))
 
@@ -216,6 +217,11 @@ class Durations:
         self.seconds = 0.0
         self.buckets = [0] * (len(SECONDS_BUCKETS) + 1)
 
+    def add(self, seconds: float, count: int = 1) -> None:
+        """So many took so long."""
+        self.buckets[bisect_left(SECONDS_BUCKETS, seconds)] += count
+        self.seconds += seconds * count
+
     def add_to(self, histogram: HistogramMetricFamily, source: str) -> None:
         bounds = [*map(str, SECONDS_BUCKETS), "+Inf"]
         histogram.add_metric([source], list(zip(bounds, accumulate(self.buckets), strict=True)), self.seconds)
@@ -243,22 +249,18 @@ class RequestMeter:
         meter = self._sources[source]
         meter.answered[code] += 1
         meter.body_bytes += body_bytes
-        meter.seconds += seconds
-        meter.buckets[bisect_left(SECONDS_BUCKETS, seconds)] += 1
+        meter.add(seconds)
 
-    def count_taken(self, source: str, requests: Sequence[tuple[Accepted, float, int]]) -> None:
+    def count_taken(self, source: str, requests: Sequence[tuple[Accepted, int]], seconds: float) -> None:
         """Requests that were accepted, as in Telemetry.took."""
-        meter = self._sources[source]
-        buckets = meter.buckets
-        duplicates = sum([answer.duplicate for answer, _, _ in requests])
+        meter, count = self._sources[source], len(requests)
+        duplicates = sum([answer.duplicate for answer, _ in requests])
         if duplicates:
             meter.answered["duplicate"] += duplicates
-        if duplicates < len(requests):
-            meter.answered["accepted"] += len(requests) - duplicates
-        for _, seconds, body_bytes in requests:
-            meter.body_bytes += body_bytes
-            meter.seconds += seconds
-            buckets[bisect_left(SECONDS_BUCKETS, seconds)] += 1
+        if duplicates < count:
+            meter.answered["accepted"] += count - duplicates
+        meter.body_bytes += sum([body_bytes for _, body_bytes in requests])
+        meter.add(seconds, count)
 
     def describe(self) -> Iterable[Metric]:
         return self.collect()
@@ -288,9 +290,7 @@ class CallMeter:
 
     def count(self, source: str, seconds: float, calls: int) -> None:
         """So many calls were answered, each so long after it was asked for."""
-        took = self._sources[source]
-        took.buckets[bisect_left(SECONDS_BUCKETS, seconds)] += calls
-        took.seconds += seconds * calls
+        self._sources[source].add(seconds, calls)
 
     def describe(self) -> Iterable[Metric]:
         return self.collect()

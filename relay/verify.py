@@ -36,7 +36,7 @@ def verify(
     `url` is the URL as the provider sees it, with the query; some sign it. Empty secrets and signatures never match.
     `documents` are those of `wanted` that could be had, by their names.
     """
-    return judged(scheme, secrets, Reader(scheme.headers, request, url, body, scheme.options, documents), now_s)
+    return judged(scheme, secrets, Reader.of(scheme.headers, request, url, body, scheme.options, documents), now_s)
 
 
 def judged(scheme: Scheme, secrets: Sequence[str], reader: Reader, now_s: float) -> Verified | Rejected:
@@ -57,7 +57,7 @@ def wanted(
     """What must be fetched before this request can be verified; nothing for most schemes."""
     if not scheme.remote or scheme.pinned(secrets):
         return ()
-    return scheme.wanted(Reader(scheme.headers, request, url, body, scheme.options))
+    return scheme.wanted(Reader.of(scheme.headers, request, url, body, scheme.options))
 
 
 def explain(
@@ -71,7 +71,7 @@ def explain(
     documents: Mapping[str, bytes] = NO_DOCUMENTS,
 ) -> tuple[Verified | Rejected, list[Step]]:
     """The same judgement with its steps, for a person who holds the secret: they hold expected signatures."""
-    reader = Reader(scheme.headers, request, url, body, scheme.options, documents)
+    reader = Reader.of(scheme.headers, request, url, body, scheme.options, documents)
     reader.steps = []
     return judged(scheme, secrets, reader, now_s), reader.steps
 

@@ -64,7 +64,7 @@ class DropboxSign(Scheme):
     def sign(self, secret: str, request: Request, url: str, now_s: float, delivery_id: str) -> Request:
         """The body must hold its event_hash once: 64 hex digits, which look the same in either kind of form."""
         key = need_key(VERBATIM.read(secret))
-        found = strict_json(FIELD.read(Reader(frozenset(), request, url, request.body)) or b"")
+        found = strict_json(FIELD.read(Reader.of(frozenset(), request, url, request.body)) or b"")
         event = found.get("event") if isinstance(found, dict) else None
         signed = signed_in(event) if isinstance(event, dict) else None
         if signed is None or request.body.count(utf8(signed[2])) != 1:

@@ -44,7 +44,7 @@ def step_into(node: bytes | msgspec.Raw) -> dict[str, msgspec.Raw] | list[msgspe
         raise msgspec.DecodeError("a name is not UTF-8") from error
 
 
-@lru_cache(maxsize=256)  # each makes a class
+@lru_cache(maxsize=256)  # each makes two classes
 def only_member(name: str) -> Callable[[bytes], bytes | None] | None:
     """Reads `scalar` of one member of an object, passing over the others: two thirds of the work. None for odd names.
 
@@ -53,15 +53,20 @@ def only_member(name: str) -> Callable[[bytes], bytes | None] | None:
     """
     if not MEMBER_NAME.fullmatch(name):
         return None
-    top = msgspec.defstruct("Top", [("member", msgspec.Raw, msgspec.Raw())], rename={"member": name}, gc=False)
-    decode: Callable[[bytes], Any] = msgspec.json.Decoder(top).decode
+    as_value, as_written = _decoder(name, Any, None), _decoder(name, msgspec.Raw, msgspec.Raw())
 
     def read(body: bytes) -> bytes | None:
         if len(body) > MEMBER_BODY_BYTES_MAX:
             raise msgspec.DecodeError("a large body")
-        return scalar(decode(body).member)
+        value = as_value(body).member
+        return value.encode() or None if isinstance(value, str) else scalar(as_written(body).member)
 
     return read
+
+
+def _decoder(name: str, kind: Any, default: Any) -> Callable[[bytes], Any]:
+    top = msgspec.defstruct("Top", [("member", kind, default)], rename={"member": name}, gc=False)
+    return msgspec.json.Decoder(top).decode
 
 
 def member(node: Any, name: str) -> Any:

@@ -173,7 +173,7 @@ class Jwt(Scheme):
 
     def sign(self, secret: str, request: Request, url: str, now_s: float, delivery_id: str) -> Request:
         algorithm, key = self._signing_key(secret)
-        reader = Reader(self.headers, request, url, request.body, self.options)
+        reader = Reader.of(self.headers, request, url, request.body, self.options)
         now = int(now_s)
         claims: dict[str, Any] = {"iat": now, "nbf": now, "exp": now + SIGNED_SECONDS, "jti": delivery_id}
         claims |= {name: "sample" for name in self.required if name not in claims}

@@ -20,6 +20,7 @@ from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 import msgspec
+from msgspec import Struct
 
 from relay.bodies import content_type
 from relay.errors import nearest
@@ -51,64 +52,48 @@ class Step:
     found: str
 
 
-class Reader:
-    """One request being read. Headers are collected once, for the names its scheme wants; the rest when asked for.
+class Reader(Struct, eq=False, gc=False):
+    """One request being read. `named` are its headers by their names in lower case, without those that came several
+    times, of which `several` has all values; both of the names that are wanted at least.
 
-    `body` is the decoded body, which json: and form: read; the wire bytes (`request.body`) are what is signed. Who has
-    the headers by their names in lower case already, each of them once, gives them as `named`. `url` may be a function
-    that makes it, as few schemes ask for it.
+    `body` is the decoded body, which json: and form: read; the wire bytes (`request.body`) are what is signed.
     """
 
-    __slots__ = (
-        "_form",
-        "_top",
-        "_url",
-        "body",
-        "claims",
-        "documents",
-        "named",
-        "options",
-        "request",
-        "secret",
-        "several",
-        "steps",
-        "values",
-    )
+    request: Request
+    _url: str | Callable[[Request], str]
+    body: bytes
+    options: Mapping[str, Any]
+    documents: Mapping[str, bytes]
+    named: Mapping[bytes, bytes]
+    several: Mapping[bytes, list[bytes]] = NONE_SEVERAL
+    values: dict[str, bytes | None] = {}
+    #: The secret that is being tried, for the few schemes whose content holds it.
+    secret: bytes | None = None
+    #: Of a signed token, once its signature is verified.
+    claims: Mapping[str, Any] = NO_VALUES
+    #: What was read, computed and compared, in order: collected only when somebody asks (verify.explain).
+    steps: list[Step] | None = None
+    _form: Fields | None = None
+    _top: Any = None
 
-    def __init__(
-        self,
+    @classmethod
+    def of(
+        cls,
         wanted: frozenset[bytes],
         request: Request,
-        url: str | Callable[[], str],
+        url: str | Callable[[Request], str],
         body: bytes,
         options: Mapping[str, Any] = NO_VALUES,
         documents: Mapping[str, bytes] = NO_DOCUMENTS,
-        named: Mapping[bytes, bytes] | None = None,
-    ) -> None:
-        self.request = request
-        self._url = url
-        self.body = body
-        self.options = options
-        self.documents = documents
-        self.values: dict[str, bytes | None] = {}
-        #: The secret that is being tried, for the few schemes whose content holds it.
-        self.secret: bytes | None = None
-        #: Of a signed token, once its signature is verified.
-        self.claims: Mapping[str, Any] = NO_VALUES
-        #: What was read, computed and compared, in order: collected only when somebody asks (verify.explain).
-        self.steps: list[Step] | None = None
-        self._form: Fields | None = None
-        self._top: Any = None
-        #: The headers that came once, and all values of those that came several times.
-        self.named: Mapping[bytes, bytes]
-        self.several: Mapping[bytes, list[bytes]]
-        self.named, self.several = collect(wanted, request.headers) if named is None else (named, NONE_SEVERAL)
+    ) -> Reader:
+        """For a request of which these headers are wanted. `url` may be a function that makes it: few ask for it."""
+        return cls(request, url, body, options, documents, *collect(wanted, request.headers))
 
     @property
     def url(self) -> str:
         """The URL as the provider sees it."""
         if not isinstance(self._url, str):
-            self._url = self._url()
+            self._url = self._url(self.request)
         return self._url
 
     def note(self, what: str, found: object) -> None:
@@ -202,8 +187,13 @@ class Template:
         reads = [always(part) if isinstance(part, bytes) else part.read for part in self.parts]
 
         def render(reader: Reader) -> bytes | None:
-            found = [read(reader) for read in reads]
-            return None if None in found else b"".join(found)  # type: ignore[arg-type]  # there is no None
+            found: list[bytes] = []
+            for read in reads:
+                value = read(reader)
+                if value is None:
+                    return None
+                found.append(value)
+            return b"".join(found)
 
         return render
 

@@ -95,7 +95,7 @@ class Signed(Scheme):
         key = self.signing_key(secret)
         t = write_time(now_s, self.timestamp.unit if self.timestamp else "s")
         request = self._with_headers(request, {"t": t, "id": delivery_id}, last=False)
-        reader = Reader(self.headers, request, url, request.body, self.options)
+        reader = Reader.of(self.headers, request, url, request.body, self.options)
         self._read_values(reader, b"")
         for name, text in (("t", t), ("id", delivery_id)):
             reader.values[name] = reader.values.get(name) or utf8(text)

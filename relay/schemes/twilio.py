@@ -64,7 +64,7 @@ class Twilio(Scheme):
         """With SHA-1, as Twilio does by default. Another body than a form needs bodySHA256."""
         key, form = need_key(VERBATIM.read(secret)), form_of(request)
         request = with_id(request, self.delivery_id, delivery_id)
-        if not form and not body_matches_query(Reader(self.headers, request, url, request.body)):
+        if not form and not body_matches_query(Reader.of(self.headers, request, url, request.body)):
             raise ValueError("a body that is no form needs bodySHA256=<its SHA-256 in hex> in the URL's query")
         digest = hmac.digest(key, utf8(url) + flat(form), "sha1")
         return with_headers(request, {"X-Twilio-Signature": b64encode(digest)})

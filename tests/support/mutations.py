@@ -167,6 +167,6 @@ def same_token(scheme: Scheme, one: bytes, other: bytes) -> bool:
     """Base64 that says the same in another way is the same user and password."""
     if not isinstance(scheme, Token):
         return False
-    reader = Reader(frozenset(), Request("POST", "", "", (), b""), "", b"")
+    reader = Reader.of(frozenset(), Request("POST", "", "", (), b""), "", b"")
     assert reader.secret is None
     return scheme._sent(one) == scheme._sent(other)

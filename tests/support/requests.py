@@ -90,11 +90,11 @@ def judge(
 
 def readers(scheme: Scheme, request: Request, url: str) -> list[Reader]:
     """The request as both lanes of the receiver read it; as the fast lane does only when no header comes twice."""
-    slow = Reader(scheme.headers, request, url, request.body, scheme.options)
+    slow = Reader.of(scheme.headers, request, url, request.body, scheme.options)
     named = {name.lower(): value.strip(b" \t") for name, value in request.headers}
     if len(named) < len(request.headers):
         return [slow]
-    return [slow, Reader(frozenset(), request, lambda: url, request.body, scheme.options, {}, named)]
+    return [slow, Reader(request, lambda _: url, request.body, scheme.options, {}, named)]
 
 
 def code(answer: Verified | Rejected) -> str:

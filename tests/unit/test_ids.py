@@ -23,6 +23,14 @@ def test_two_that_make_ids_at_the_same_time_share_none() -> None:
     assert {one() for _ in range(5000)}.isdisjoint({two() for _ in range(5000)})
 
 
+def test_several_at_once_are_as_one_after_the_other() -> None:
+    new_ids = Ids().several
+    made = [each for count in (0, 1, 64, len(ENDS)) * 20 for each in new_ids(count)]
+    assert len(set(made)) == len(made) == 20 * (1 + 64 + len(ENDS))
+    times = [ULID.from_str(each).milliseconds for each in made]
+    assert times == sorted(times)
+
+
 def test_ids_of_one_millisecond_count_up() -> None:
     new_id = Ids()
     made = [new_id() for _ in range(3 * len(ENDS))]

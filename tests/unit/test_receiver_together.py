@@ -15,15 +15,19 @@ from typing import Any
 import pytest
 
 from relay.config import Receiver as ReceiverSettings
-from relay.fast_lane import FastConnection
-from relay.receiver import TAKEN_MAX, Receiver
+from relay.fast_lane import TURN_MAX, FastConnection, Plain, read_plain
+from relay.presets import load_preset
+from relay.receiver import Receiver
+from relay.verify import sign
 from tests.support.desk import Desk, open_desk
+from tests.support.requests import request_to
 from tests.support.wire import Wire
 
 SOURCES = {
     "github": {"provider": "github", "secrets": ["s"]},
     "other": {"provider": "github", "secrets": ["s"]},
     "xero": {"provider": "xero", "secrets": ["s"]},
+    "twilio": {"provider": "twilio", "secrets": ["s"]},
 }
 
 
@@ -40,12 +44,28 @@ def xero() -> bytes:
     return b"POST /in/xero HTTP/1.1\r\nHost: x\r\nx-xero-signature: %b\r\nContent-Length: 2\r\n\r\n{}" % signature
 
 
+def twilio(target: str) -> bytes:
+    """Twilio signs the URL and the fields of the form."""
+    url, form = f"http://x:80{target}", {"Content-Type": "application/x-www-form-urlencoded"}
+    request = sign(
+        load_preset("twilio").scheme, "s", request_to(url, form, b"a=1"), url=url, now_s=0.0, delivery_id="t1"
+    )
+    lines = [b"POST %b HTTP/1.1" % target.encode(), b"hOST: x:80", b"Content-Length: 3"]
+    lines += [b"%b: %b" % header for header in request.headers]
+    return b"\r\n".join([*lines, b"", request.body])
+
+
 class Senders:
     """A receiver with a real store; each request comes on a connection of its own, all of them in one turn."""
 
     def __init__(self, desk: Desk) -> None:
         self.desk, self.store = desk, desk.store
-        self.receiver = Receiver(desk.store, desk.sources, desk.judge, ReceiverSettings(), desk.telemetry)
+        self.limit(ReceiverSettings())
+
+    def limit(self, settings: ReceiverSettings) -> None:
+        """From here on another receiver takes what is sent, with these settings."""
+        desk = self.desk
+        self.receiver = Receiver(desk.store, desk.sources, desk.judge, settings, desk.telemetry)
         self.receiver.lane.is_full = lambda: False
 
     def connect(self) -> tuple[FastConnection, Wire]:
@@ -63,7 +83,7 @@ class Senders:
 
     async def answered(self) -> None:
         async with asyncio.timeout(10):
-            while self.receiver.requests_held:
+            while self.receiver.lane.arrived or self.receiver.requests_held:
                 await asyncio.sleep(0)
         assert self.receiver.bodies_bytes_held == 0
 
@@ -91,7 +111,7 @@ def parsed(wire: Wire) -> tuple[int, Any]:
 
 
 async def test_they_are_committed_together_and_each_has_its_own_answer(senders: Senders) -> None:
-    before, count = senders.store.commits, TAKEN_MAX + 10
+    before, count = senders.store.commits, TURN_MAX + 10
     wires = senders.send(*(github(f"d{n}", "other" if n % 2 else "github") for n in range(count)), github("d0"))
     assert all(wire.did == [] for wire in wires), "nothing is answered before the COMMIT"
     await senders.answered()
@@ -109,6 +129,45 @@ async def test_they_are_committed_together_and_each_has_its_own_answer(senders: 
         **{("delivery.accepted", each, kept[each][1]): 1 for each in told},
         ("delivery.duplicated", told[0], "github"): 1,
     }
+
+
+async def test_the_first_within_the_limit_are_taken_and_the_others_told_to_come_back(senders: Senders) -> None:
+    senders.limit(ReceiverSettings(requests_max=3))
+    wires = senders.send(*(github(f"d{n}") for n in range(5)))
+    await senders.answered()
+    assert [parsed(wire)[0] for wire in wires] == [200, 200, 200, 503, 503]
+    assert (senders.counted("github", "accepted"), senders.counted("github", "overloaded")) == (3, 2)
+    (wire,) = senders.send(github("d9"))
+    await senders.answered()
+    assert parsed(wire)[0] == 200
+
+
+async def test_where_more_are_held_already_none_is_taken(senders: Senders) -> None:
+    senders.limit(ReceiverSettings(requests_max=1))
+    senders.receiver.requests_held = 5
+    wires = senders.send(*(github(f"d{n}") for n in range(3)))
+    async with asyncio.timeout(10):
+        while not all(wire.did for wire in wires):
+            await asyncio.sleep(0)
+    assert [parsed(wire)[0] for wire in wires] == [503] * 3
+    assert senders.receiver.requests_held == 5
+
+
+async def test_a_body_over_the_limit_is_refused_and_the_others_are_taken(senders: Senders) -> None:
+    senders.limit(ReceiverSettings(body_bytes_max=1))
+    wires = senders.send(github("d1"), github("d2"))
+    await senders.answered()
+    assert [wire.did[0][9:12] for wire in wires] == [b"413"] * 2  # type: ignore[index]  # bytes, as parsed
+
+
+@pytest.mark.parametrize("target", ["/in/twilio", "/in/twilio?a=%20&b"])
+async def test_the_url_that_is_signed_is_the_one_that_was_asked_for(senders: Senders, target: str) -> None:
+    plain, desk = read_plain(twilio(target), 100, 16 * 1024), senders.desk
+    assert isinstance(plain, Plain)
+    assert desk.judge.judge_usual(desk.sources["twilio"], plain, "01M", 0) is not None
+    (wire,) = senders.send(twilio(target))
+    await senders.answered()
+    assert parsed(wire)[0] == 200
 
 
 async def test_what_cannot_be_stored_is_told_to_each(senders: Senders) -> None:

@@ -63,7 +63,7 @@ def test_what_was_taken_is_logged_like_anything_else_and_counted(duplicate: bool
     stream = io.StringIO()
     telemetry = Telemetry(stream, as_json=True)
     for seconds in (0.03125, 0.5):
-        telemetry.took("github", [(Accepted("01M", duplicate), seconds, 7)])
+        telemetry.took("github", [(Accepted("01M", duplicate), 7)], seconds)
     telemetry.log(f"delivery.{'duplicated' if duplicate else code}", source="github", id="01M", bytes=7, ms=500.0)
     first, second, usual = ({**json.loads(line), "at": ""} for line in stream.getvalue().splitlines())
     assert (list(second), second) == (list(usual), usual)

@@ -192,6 +192,7 @@ class TestDeliveryId:
             (b'{"id":"e1","id":"last"}', b"last"),
             (b'{"i\\u0064":"e\\u0031"}', b"e1"),
             (b'{"id":-1.50e3}', b"-1.50e3"),
+            (b'{"id":"e1","id":1e999}', b"1e999"),
             (b'{"a":"\\ud800","id":"e1"}', b"e1"),
             (b'{"id":"\\ud800"}', b"\xed\xa0\x80"),
             (b'\xef\xbb\xbf{"id":"e1"}', b"e1"),
@@ -199,14 +200,26 @@ class TestDeliveryId:
             (b'{"a":"\xc3\xa9","id":"e1"}', b"e1"),
             (b'{"\xff":1,"id":"e1"}', None),
             (b'{"pad":"' + bytes(70_000).replace(b"\0", b"x") + b'","id":"e1"}', b"e1"),
-            *[(odd, None) for odd in (b"", b"{}", b"[]", b'"id"', b'{"id":null}', b'{"id":""}', b'{"id":{"id":"x"}}')],
+            *[
+                (odd, None)
+                for odd in (
+                    b"",
+                    b"{}",
+                    b"[]",
+                    b'"id"',
+                    b'{"id":null}',
+                    b'{"id":""}',
+                    b'{"id":{"id":"x"}}',
+                    b'{"id":["x"]}',
+                )
+            ],
             *[(odd, None) for odd in (b'{"id":"e1"', b'{"id":"e1",}', b'{"id":"e1"}x', b'{"id":"\xff"}')],
             (b'{"a":' + b"[" * 100_000 + b',"id":"e1"}', None),
         ],
     )
     def test_a_member_of_the_body_is_the_same_the_quick_way(self, body: bytes, found: bytes | None) -> None:
         for name in ("id", '"'):
-            reader = Reader(frozenset(), request_to(URL, [], body), URL, body)
+            reader = Reader.of(frozenset(), request_to(URL, [], body), URL, body)
             assert parse_place(f"json:{name}").read(reader) == reader.json((name,))
         assert parse_place("json:id").read(reader) == found
 
