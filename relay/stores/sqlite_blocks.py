@@ -1,7 +1,7 @@
 """Deliveries as they lie in the file: those of one transaction are one row, a *block*.
 
     blocks          heads and bodies of up to 63 deliveries, whose seqs follow each other
-    delivery_ids    id → seq
+    block_ids       how an id begins → the blocks that have one that begins so
     block_sources   source → its blocks, and which places in them are its
 
 What arrived never changes and is mostly read in the order in which it came. A row for each would cost the work of a row
@@ -20,12 +20,14 @@ import msgspec
 from msgspec import Raw, Struct
 
 from relay.models import Delivery, RawHeaders, Request
-from relay.stores.sqlite_values import bound, text, text_or_none
+from relay.stores.sqlite_values import bound, key_hash, text, text_or_none
 
 #: A bit each in one of SQLite's integers.
 BLOCK_DELIVERIES_MAX: Final = 63
 #: Bodies in one block, but one at least: whoever wants one of them reads them all.
 BLOCK_BYTES_MAX: Final = 64 * 1024
+#: So much of an id is looked up: of a ULID its time, to 32 ms. What arrives together has a row or two together.
+START_CHARACTERS: Final = 9
 #: A string, or bytes when it is no valid Unicode (see `bound`), for which msgspec has no other name.
 Text: TypeAlias = Any
 
@@ -33,6 +35,8 @@ BLOCK_OF: Final = "SELECT first, block, heads FROM blocks WHERE block >= ? ORDER
 BODIES: Final = "SELECT bodies FROM blocks WHERE block = ?"
 CHANGE_BLOCK: Final = "UPDATE blocks SET heads = ?, bodies = ? WHERE block = ?"
 CLEAR_PLACES: Final = "UPDATE block_sources SET places = places & ~?, count = count - ? WHERE source = ? AND block = ?"
+DROP_START: Final = "DELETE FROM block_ids WHERE start = ? AND block = ?"
+BLOCKS_OF_START: Final = "SELECT block FROM block_ids WHERE start = ?"
 DROP_EMPTY: Final = "DELETE FROM block_sources WHERE source = ? AND block = ? AND count = 0"
 #: The seqs of a source after one, as `b.first + bits.bit`; asks for the source, and twice for the seq.
 OF_SOURCE: Final = """
@@ -84,6 +88,12 @@ def key_made_of(delivery: Delivery) -> tuple[str, str | None, str]:
     return delivery.source, delivery.key, delivery.environment or ""
 
 
+def digest_of(delivery: Delivery) -> bytes:
+    """By which its key is known; only of a delivery that has one."""
+    assert delivery.key is not None, "no key"
+    return key_hash(delivery.source, delivery.environment or "", delivery.key)
+
+
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode_heads: Final = msgspec.msgpack.Decoder(tuple[list[int], list[Raw]]).decode
 _decode_head: Final = msgspec.msgpack.Decoder(Head | None).decode
@@ -95,12 +105,17 @@ NIL: Final = Raw(_encode(None))
 # ── rows ──
 
 
-def rows_of(first: int, deliveries: Sequence[Delivery]) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
-    """The rows of blocks (block, first, heads, bodies) and of block_sources (source, block, first, places, count) that
-    hold deliveries with the seqs from `first` on.
+#: Columns of a row.
+Row: TypeAlias = tuple[Any, ...]
+
+
+def rows_of(first: int, deliveries: Sequence[Delivery]) -> tuple[list[Row], list[Row], list[Row]]:
+    """The rows of blocks (block, first, heads, bodies), of block_sources (source, block, first, places, count) and of
+    block_ids (start, block) that hold deliveries with the seqs from `first` on.
     """
-    blocks: list[tuple[Any, ...]] = []
-    sources: list[tuple[Any, ...]] = []
+    blocks: list[Row] = []
+    sources: list[Row] = []
+    ids: list[Row] = []
     begin = 0
     for end in ends_of([len(delivery.request.body) for delivery in deliveries]):
         held = deliveries[begin:end]
@@ -109,8 +124,9 @@ def rows_of(first: int, deliveries: Sequence[Delivery]) -> tuple[list[tuple[Any,
         sources += [
             (bound(source), last, first, places, places.bit_count()) for source, places in places_of(held).items()
         ]
+        ids += [(bound(start), last) for start in {delivery.id[:START_CHARACTERS] for delivery in held}]
         begin, first = end, last + 1
-    return blocks, sources
+    return blocks, sources, ids
 
 
 def ends_of(sizes: Sequence[int]) -> Iterator[int]:
@@ -127,36 +143,36 @@ def ends_of(sizes: Sequence[int]) -> Iterator[int]:
 
 def places_of(deliveries: Sequence[Delivery]) -> dict[str, int]:
     """By source, a bit for each of its places."""
+    sources = [delivery.source for delivery in deliveries]
+    if sources and sources.count(sources[0]) == len(sources):
+        return {sources[0]: (1 << len(sources)) - 1}
     places: dict[str, int] = {}
-    for place, delivery in enumerate(deliveries):
-        places[delivery.source] = places.get(delivery.source, 0) | 1 << place
+    for place, source in enumerate(sources):
+        places[source] = places.get(source, 0) | 1 << place
     return places
 
 
 def pack(deliveries: Sequence[Delivery]) -> bytes:
     """How long the bodies are, and the heads."""
     sizes = [len(delivery.request.body) for delivery in deliveries]
-    heads = [head_of(delivery) for delivery in deliveries]
+    heads = [  # the fields of Head
+        (
+            each.id,
+            each.source,
+            each.key,
+            each.received_ms,
+            each.environment,
+            (request := each.request).method,
+            request.path,
+            request.query,
+            request.headers,
+        )
+        for each in deliveries
+    ]
     try:
         return _encode((sizes, heads))
     except UnicodeEncodeError:  # a lone surrogate in one of them
         return _encode((sizes, [tuple(map(bindable, head)) for head in heads]))
-
-
-def head_of(delivery: Delivery) -> tuple[object, ...]:
-    """The fields of Head."""
-    request = delivery.request
-    return (
-        delivery.id,
-        delivery.source,
-        delivery.key,
-        delivery.received_ms,
-        delivery.environment,
-        request.method,
-        request.path,
-        request.query,
-        request.headers,
-    )
 
 
 def bindable(value: object) -> object:
@@ -183,6 +199,19 @@ class Block:
         """Likewise."""
         found: Name | None = _decode_name(self.heads[seq - self.first])
         return found
+
+    def find(self, delivery_id: str) -> int | None:
+        """The seq of the delivery with this id."""
+        for seq in range(self.first, self.last + 1):
+            name = self.name(seq)
+            if name is not None and text(name.id) == delivery_id:
+                return seq
+        return None
+
+    def starts(self) -> set[str]:
+        """How the ids begin."""
+        names = [self.name(seq) for seq in range(self.first, self.last + 1)]
+        return {text(name.id)[:START_CHARACTERS] for name in names if name is not None}
 
     def span(self, seq: int) -> slice:
         """Where the delivery's body is among the bodies."""
@@ -233,8 +262,12 @@ class Blocks:
 
 
 def seq_of(connection: sqlite3.Connection, delivery_id: str) -> int | None:
-    found = connection.execute("SELECT seq FROM delivery_ids WHERE id = ?", (bound(delivery_id),)).fetchone()
-    return None if found is None else int(found[0])
+    blocks = Blocks(connection)
+    for (last,) in connection.execute(BLOCKS_OF_START, (bound(delivery_id[:START_CHARACTERS]),)).fetchall():
+        block = blocks.of(last)
+        if block is not None and (seq := block.find(delivery_id)) is not None:
+            return seq
+    return None
 
 
 def newest(connection: sqlite3.Connection, before: int) -> Iterator[int]:
@@ -265,6 +298,7 @@ def prune(connection: sqlite3.Connection, seqs: Iterable[int]) -> None:
 
 def _take_out(connection: sqlite3.Connection, block: Block, gone: Set[int]) -> None:
     places: Counter[Text] = Counter()
+    starts = block.starts()
     bodies = connection.execute(BODIES, (block.last,)).fetchone()[0]
     kept = [bodies[block.span(seq)] for seq in range(block.first, block.last + 1) if seq not in gone]
     for seq in gone:
@@ -273,7 +307,8 @@ def _take_out(connection: sqlite3.Connection, block: Block, gone: Set[int]) -> N
             place = seq - block.first
             places[head.source] |= 1 << place
             block.sizes[place], block.heads[place] = 0, NIL
-            connection.execute("DELETE FROM delivery_ids WHERE id = ?", (head.id,))
+    for start in starts - block.starts():
+        connection.execute(DROP_START, (bound(start), block.last))
     for source, cleared in places.items():
         connection.execute(CLEAR_PLACES, (cleared, cleared.bit_count(), source, block.last))
         connection.execute(DROP_EMPTY, (source, block.last))

@@ -19,7 +19,7 @@ from relay.stores import sqlite_transitions as transitions
 from relay.stores.sqlite_checkpoints import Checkpoints
 from relay.stores.sqlite_disk import DiskFloor
 from relay.stores.sqlite_file import is_disk_error, open_writer, standing_files, unavailable, unopenable
-from relay.stores.sqlite_jobs import Accept, Call, CallResult, Failed, Finish, Job, Reply, Result, Settle
+from relay.stores.sqlite_jobs import Accept, Call, CallResult, Failed, Finish, Job, Parted, Reply, Result, Settle
 from relay.stores.sqlite_session import Session
 
 
@@ -143,17 +143,26 @@ class Committer:
         session.begin()
         results: list[Result] = []
         for job in jobs:
-            savepoint = session.savepoint()
-            try:
-                results += KINDS[type(job)](session, [job])
-            except Exception as error:
-                if is_disk_error(error):
-                    raise
-                session.back_to(savepoint)
-                results.append(Failed(unavailable(error) if isinstance(error, sqlite3.Error) else error))
-            session.release()
+            if isinstance(job, Accept) and not job.whole:
+                parts = [Accept([delivery], 0, whole=True) for delivery in job.deliveries]
+                results.append(Parted([self._alone(session, part) for part in parts]))
+            else:
+                results.append(self._alone(session, job))
         self._durably(session, jobs)
         return results
+
+    def _alone(self, session: Session, job: Job) -> Result:
+        """Failed where it raises and only it is to blame."""
+        savepoint = session.savepoint()
+        try:
+            (result,) = KINDS[type(job)](session, [job])
+        except Exception as error:
+            if is_disk_error(error):
+                raise
+            session.back_to(savepoint)
+            result = Failed(unavailable(error) if isinstance(error, sqlite3.Error) else error)
+        session.release()
+        return result
 
     def _durably(self, session: Session, jobs: Sequence[Job]) -> None:
         began = time.perf_counter()

@@ -21,11 +21,12 @@ from relay.models import Delivery, Event
 
 
 class Accept(Struct, frozen=True, array_like=True, tag=1):
-    """Deliveries that are stored all or none."""
+    """Deliveries that are stored: all or none when they are `whole`, else each for itself."""
 
     grows = True
-    deliveries: tuple[Delivery, ...]
+    deliveries: Sequence[Delivery]
     size_bytes: int
+    whole: bool
 
 
 class Finish(Struct, frozen=True, array_like=True, tag=2):
@@ -65,10 +66,12 @@ Job: TypeAlias = Accept | Finish | Settle | Call
 
 
 class AcceptResult(Struct, frozen=True, array_like=True, tag=1):
-    """Of each delivery its seq and None, or 0 and the id of the earlier one with the same key."""
+    """The seq of the first delivery that was stored; the others follow without a gap. Those that were not are in
+    `earlier`, by their places: the id of the one that had the same key.
+    """
 
-    seqs: list[int]
-    earlier: list[str | None]
+    first: int
+    earlier: dict[int, str]
 
 
 class FinishResult(Struct, frozen=True, array_like=True, tag=2):
@@ -94,7 +97,13 @@ class Failed(Struct, frozen=True, array_like=True, tag=5):
     error: Exception
 
 
-Result: TypeAlias = AcceptResult | FinishResult | SettleResult | CallResult | Failed
+class Parted(Struct, frozen=True, array_like=True, tag=6):
+    """Deliveries of one Accept that were stored each for itself, since that could not be done at once."""
+
+    results: Sequence[Any]  # AcceptResult or Failed
+
+
+Result: TypeAlias = AcceptResult | FinishResult | SettleResult | CallResult | Failed | Parted
 
 
 class Reply(Struct, frozen=True, array_like=True):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
+from collections.abc import Sequence
 from typing import Final, TypeAlias
 
 from relay.stores.sqlite_known_jobs import SIZES, Batch, Drop, Fold, Job, Save, Sizes, Trim
@@ -20,6 +21,7 @@ from relay.stores.sqlite_known_prints import (
     DIGEST_BYTES,
     ENTRY_BYTES,
     OF_DIGEST,
+    OF_DIGESTS,
     PREFIXES,
     Partition,
     Prints,
@@ -79,6 +81,22 @@ class Known:
             return self._find_in_runs(digest)
         return None
 
+    def has_none(self, digests: Sequence[bytes]) -> bool:
+        """Whether all of them are new, and none comes twice. `find` for many at once."""
+        asked = set(digests)
+        if len(asked) < len(digests):
+            return False
+        for numbers in (self._adding, self._fresh.numbers, self._recent):
+            if not numbers.keys().isdisjoint(asked):
+                return False
+        buckets = self._buckets
+        found = [
+            place
+            for place, (first, second) in enumerate(OF_DIGESTS(b"".join(digests)))
+            if chr(second * 27 >> 5) in buckets[first >> 1]
+        ]
+        return all(self._find_in_runs(digests[place]) is None for place in found)
+
     def _find_in_runs(self, digest: bytes) -> int | None:
         looked_in = None
         for partition, run in self._prints.places(digest):
@@ -98,6 +116,12 @@ class Known:
         if digest in adding:
             self._journal.append((len(adding), (digest, adding[digest])))
         adding[digest] = number
+
+    def add_new(self, digests: Sequence[bytes], numbers: Sequence[int]) -> None:
+        """`add` for many that `has_none` of."""
+        if digests and self._at_start:
+            self._begin(numbers[0])
+        self._adding.update(zip(digests, numbers, strict=True))
 
     def mark(self) -> int:
         """For `undo`, in the same transaction."""

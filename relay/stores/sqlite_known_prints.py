@@ -20,8 +20,9 @@ ENTRY_BYTES: Final = 24
 #: A run's entries are cut into as many rows, by their digest's first byte; a prefix has as many buckets.
 PREFIXES: Final = 256
 BUCKETS: Final = 128
-#: A digest as (its bucket twice, its print twice); an entry likewise.
+#: A digest as (its bucket twice, its print twice); many in a row, and entries, likewise.
 OF_DIGEST: Final = Struct(">HH12x").unpack
+OF_DIGESTS: Final = Struct(">HH12x").iter_unpack
 OF_ENTRIES: Final = Struct(">HH20x").iter_unpack
 COUNTS: Final = Struct(f"<{BUCKETS}I")
 #: A print is one UTF-16 unit below the surrogates, which come in pairs: `second * 27 >> 5` is below 0xD800.

@@ -15,7 +15,7 @@ from relay.stores.sqlite_values import bound, key_hash, text, text_or_none, unpa
 #: Entry n takes a file from version n to n + 1.
 SCHEMAS: Final = tuple(
     Path(__file__).with_name(name)
-    for name in ("schema.sql", "schema_secrets.sql", "schema_happened.sql", "schema_blocks.sql")
+    for name in ("schema.sql", "schema_secrets.sql", "schema_happened.sql", "schema_blocks.sql", "schema_block_ids.sql")
 )
 VERSION: Final = len(SCHEMAS)
 #: What is known is written in portions, so that a big file needs no big memory.
@@ -105,7 +105,7 @@ def carry_deliveries(connection: sqlite3.Connection) -> None:
 
 
 def write_block(connection: sqlite3.Connection, first: int, deliveries: Sequence[Delivery]) -> None:
-    blocks, sources = rows_of(first, deliveries)
+    blocks, sources, _ = rows_of(first, deliveries)
     connection.executemany("INSERT INTO blocks (block, first, heads, bodies) VALUES (?, ?, ?, ?)", blocks)
     connection.executemany(
         "INSERT INTO block_sources (source, block, first, places, count) VALUES (?, ?, ?, ?, ?)", sources

@@ -7,6 +7,7 @@ books (`apply`, of what was committed) and then the caller.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -34,12 +35,17 @@ T = TypeVar("T")
 
 class Operation:
     """What one caller waits for. The `jobs`, at least one and all of a kind, are what the writer is told to do: they go
-    into one group, where each is done or fails for itself. `size_bytes` is what they take in the queue together.
+    into one group, where each is done or fails for itself. In the queue they count as `weight`, which is how many
+    deliveries or claims they are about, and take `size_bytes`.
     """
 
     __slots__ = ("jobs", "size_bytes")
     jobs: Sequence[Job]
     size_bytes: int
+
+    @property
+    def weight(self) -> int:
+        return len(self.jobs)
 
     @property
     def grows(self) -> bool:
@@ -86,21 +92,36 @@ class Accepting(Operation):
         apply: Callable[[Sequence[Delivery], Sequence[int]], None],
         answer: Callable[[Sequence[Accepted | StoreUnavailable]], None],
     ) -> None:
-        self.jobs = [Accept((delivery,), len(delivery.request.body) + ROW_BYTES) for delivery in deliveries]
-        self.size_bytes = sum([job.size_bytes for job in self.jobs])
+        self.size_bytes = bytes_of(deliveries)
+        self.jobs = (Accept(deliveries, self.size_bytes, whole=False),)
         self.deliveries, self.apply, self.answer = deliveries, apply, answer
 
+    @property
+    def weight(self) -> int:
+        return len(self.deliveries)
+
     def ended(self, results: Sequence[Any]) -> None:
-        deliveries, seqs, answers = self.deliveries, list[int](), list[Accepted | StoreUnavailable]()
-        for delivery, result in zip(deliveries, results, strict=True):
-            failed = isinstance(result, Failed)
-            seqs.append(0 if failed else result.seqs[0])
-            answers.append(unavailable(result.error) if failed else accepted(delivery, result.earlier[0]))
+        (result,) = results
+        seqs, answers = self.ends(result)
         try:
-            self.apply(deliveries, seqs)
+            self.apply(self.deliveries, seqs)
         except Exception as error:  # noqa: BLE001  as in tell_books
             answers = [unavailable(error)] * len(answers)
         self.answer(answers)
+
+    def ends(self, result: Any) -> tuple[Sequence[int], Sequence[Accepted | StoreUnavailable]]:
+        """The seqs, and what the callers are told."""
+        deliveries = self.deliveries
+        if isinstance(result, AcceptResult):
+            return seqs_of(result, len(deliveries)), answers_of(result, deliveries)
+        if isinstance(result, Failed):
+            return [0] * len(deliveries), [unavailable(result.error)] * len(deliveries)
+        seqs, answers = list[int](), list[Accepted | StoreUnavailable]()
+        for part, delivery in zip(result.results, deliveries, strict=True):
+            failed = isinstance(part, Failed)
+            seqs += [0] if failed else seqs_of(part, 1)
+            answers += [unavailable(part.error)] if failed else answers_of(part, [delivery])
+        return seqs, answers
 
 
 class AcceptingAll(Single):
@@ -114,19 +135,36 @@ class AcceptingAll(Single):
         apply: Callable[[Sequence[Delivery], Sequence[int]], None],
         future: asyncio.Future[list[Accepted]],
     ) -> None:
-        super().__init__(Accept(deliveries, sum([len(each.request.body) + ROW_BYTES for each in deliveries])))
+        super().__init__(Accept(deliveries, bytes_of(deliveries), whole=True))
         self.deliveries, self.apply, self.future = deliveries, apply, future
 
     def told(self, result: AcceptResult) -> None:
         answers: list[Accepted] = []
         if self.error is None:
-            tell_books(self, self.apply, self.deliveries, result.seqs)
-            answers = [accepted(*each) for each in zip(self.deliveries, result.earlier, strict=True)]
+            tell_books(self, self.apply, self.deliveries, seqs_of(result, len(self.deliveries)))
+            answers = answers_of(result, self.deliveries)
         tell_future(self.future, answers, self.error)
 
 
-def accepted(delivery: Delivery, earlier: str | None) -> Accepted:
-    return Accepted(delivery.id, False) if earlier is None else Accepted(earlier, True)
+def bytes_of(deliveries: Sequence[Delivery]) -> int:
+    """What they take in the queue and, at a guess, on the disk."""
+    return sum([len(each.request.body) for each in deliveries]) + ROW_BYTES * len(deliveries)
+
+
+def seqs_of(result: AcceptResult, count: int) -> Sequence[int]:
+    """Of each delivery, 0 for one that was not stored."""
+    if not result.earlier:
+        return range(result.first, result.first + count)
+    stored = itertools.count(result.first)
+    return [0 if place in result.earlier else next(stored) for place in range(count)]
+
+
+def answers_of(result: AcceptResult, deliveries: Sequence[Delivery]) -> list[Accepted]:
+    """What their callers are told."""
+    earlier = result.earlier
+    if not earlier:
+        return [Accepted(each.id, False) for each in deliveries]
+    return [Accepted(earlier.get(place, each.id), place in earlier) for place, each in enumerate(deliveries)]
 
 
 #: A held delivery, what becomes of it (no events: it is filtered), or why it is dead.

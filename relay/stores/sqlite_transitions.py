@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from relay.models import Delivery, DeliveryState, Event, EventState, Settlement
 from relay.stores import sqlite_blocks
-from relay.stores.sqlite_blocks import Blocks, key_made_of, rows_of
+from relay.stores.sqlite_blocks import Blocks, digest_of, key_made_of, rows_of
 from relay.stores.sqlite_feeds import OpenEvent
 from relay.stores.sqlite_jobs import Accept, AcceptResult, Finish, FinishResult, Settle, SettleResult
 from relay.stores.sqlite_leases import Lease
@@ -29,7 +29,6 @@ from relay.stores.sqlite_values import (
     EVENT_STATES,
     bound,
     event_hash,
-    key_hash,
     shortened,
     text,
 )
@@ -45,7 +44,7 @@ DEAD: Final = DELIVERY_STATES.index(DeliveryState.DEAD)
 
 BLOCKS: Final = ("INSERT OR FAIL INTO blocks (block, first, heads, bodies) VALUES ", 4, "")
 BLOCK_SOURCES: Final = ("INSERT OR FAIL INTO block_sources (source, block, first, places, count) VALUES ", 5, "")
-DELIVERY_IDS: Final = ("INSERT OR FAIL INTO delivery_ids (id, seq) VALUES ", 2, "")
+BLOCK_IDS: Final = ("INSERT OR FAIL INTO block_ids (start, block) VALUES ", 2, "")
 #: A replayed delivery has its row already, in state 0.
 DELIVERY_STATES_ROWS: Final = (
     "INSERT OR FAIL INTO delivery_state"
@@ -94,48 +93,65 @@ def insert(session: Session, table: tuple[str, int, str], rows: Sequence[Sequenc
 
 def accept(session: Session, jobs: Sequence[Accept]) -> list[AcceptResult]:
     """Those whose key is new are stored; the others answer the id of the first one."""
-    new: list[Delivery] = []
-    results: list[AcceptResult] = []
-    first = seq = session.next_delivery
-    kept = Blocks(session.connection)
-    size_bytes = 0
-    for job in jobs:
-        size_bytes += job.size_bytes
-        result = AcceptResult([], [])
-        results.append(result)
-        for delivery in job.deliveries:
-            earlier = None if delivery.key is None else _first_of_key(session, delivery, delivery.key, kept, new)
-            result.earlier.append(earlier)
-            if earlier is None:
-                new.append(delivery)
-                result.seqs.append(seq)
-                seq += 1
-            else:
-                result.seqs.append(0)
-    session.next_delivery = seq
-    blocks, sources = rows_of(first, new)
-    insert(session, BLOCKS, blocks, size_bytes)
+    deliveries = list(chain.from_iterable([job.deliveries for job in jobs]))
+    earlier = _earlier(session, deliveries)
+    new = [each for place, each in enumerate(deliveries) if place not in earlier] if earlier else deliveries
+    first = session.next_delivery
+    session.next_delivery += len(new)
+    blocks, sources, ids = rows_of(first, new)
+    insert(session, BLOCKS, blocks, sum([job.size_bytes for job in jobs]))
     insert(session, BLOCK_SOURCES, sources)
-    insert(session, DELIVERY_IDS, [(bound(delivery.id), number) for number, delivery in enumerate(new, first)])
-    _receive_again(session, jobs, results)
+    insert(session, BLOCK_IDS, ids)
+    for seq, delivery in enumerate(new, first):
+        if delivery.generation:  # it comes in a later one: it has a row from the start
+            again = (seq, delivery.received_ms, len(delivery.request.body), delivery.generation)
+            session.execute(RECEIVED_AGAIN, again)
+    return accept_results(jobs, first, earlier)
+
+
+def accept_results(jobs: Sequence[Accept], first: int, earlier: dict[int, str]) -> list[AcceptResult]:
+    """For each job its part; `earlier` by the places among all deliveries."""
+    results: list[AcceptResult] = []
+    begin = 0
+    for job in jobs:
+        count = len(job.deliveries)
+        own = {place - begin: earlier[place] for place in range(begin, begin + count) if place in earlier}
+        results.append(AcceptResult(first, own if earlier else {}))
+        first += count - len(own)
+        begin += count
     return results
 
 
-def _receive_again(session: Session, jobs: Sequence[Accept], results: Sequence[AcceptResult]) -> None:
-    """A delivery that comes in a later generation has a row from the start."""
-    for job, result in zip(jobs, results, strict=True):
-        for seq, delivery in zip(result.seqs, job.deliveries, strict=True):
-            if delivery.generation and seq:
-                body_bytes = len(delivery.request.body)
-                session.execute(RECEIVED_AGAIN, (seq, delivery.received_ms, body_bytes, delivery.generation))
+def _earlier(session: Session, deliveries: Sequence[Delivery]) -> dict[int, str]:
+    """The ids of the deliveries that had a key first, while they are kept, by the places of those that have it again.
+    The keys of the others are known from now on.
+    """
+    keys, first = session.keys, session.next_delivery
+    keyed = [place for place, delivery in enumerate(deliveries) if delivery.key is not None]
+    digests = [digest_of(deliveries[place]) for place in keyed]
+    if keys.has_none(digests):
+        keys.add_new(digests, [first + place for place in keyed])
+        return {}
+    earlier: dict[int, str] = {}
+    kept, new = Blocks(session.connection), list[Delivery]()
+    digest = dict(zip(keyed, digests, strict=True))
+    for place, delivery in enumerate(deliveries):
+        before = _first_of_key(session, delivery, digest[place], kept, new) if place in digest else None
+        if before is None:
+            new.append(delivery)
+        else:
+            earlier[place] = before
+    return earlier
 
 
-def _first_of_key(session: Session, delivery: Delivery, key: str, kept: Blocks, new: Sequence[Delivery]) -> str | None:
-    """The id of the delivery that had this key first, while it is kept. None: it is this one, and now known.
+def _first_of_key(
+    session: Session, delivery: Delivery, digest: bytes, kept: Blocks, new: Sequence[Delivery]
+) -> str | None:
+    """The id of the delivery that had this key first. None: it is this one, and now known. `new` are those before it
+    that are stored with it.
 
     The digest is not enough: deliveries are pruned, and their digests outlive them.
     """
-    digest = key_hash(delivery.source, delivery.environment or "", key)
     known = session.keys.find(digest)
     if known is not None:
         first_new = session.next_delivery

@@ -78,16 +78,21 @@ def unpack_headers(packed: bytes) -> RawHeaders:
 
 def key_hash(source: str, environment: str, key: str) -> bytes:
     """16 bytes for what makes two deliveries the same. Senders choose keys: nobody can make two with one hash."""
-    begun = _begun(source, environment).copy()
-    begun.update(key.encode("utf-8", "surrogatepass"))
-    return begun.digest()
+    return _hash(_begun(source, environment), key)
 
 
 def event_hash(destination: str, environment: str | None, event_id: str) -> bytes:
     """16 bytes for what makes two events the same, likewise."""
-    begun = _begun(destination, environment).copy()
-    begun.update(event_id.encode("utf-8", "surrogatepass"))
-    return begun.digest()
+    return _hash(_begun(destination, environment), event_id)
+
+
+def _hash(begun: blake2b, text: str) -> bytes:
+    digest = begun.copy()
+    try:
+        digest.update(text.encode())
+    except UnicodeEncodeError:
+        digest.update(text.encode("utf-8", "surrogatepass"))
+    return digest.digest()
 
 
 @lru_cache(maxsize=BEGUN_MAX)

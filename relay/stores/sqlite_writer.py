@@ -17,11 +17,11 @@ from relay.stores.sqlite_jobs import Failed, Job, Reply, Result
 from relay.stores.sqlite_operations import Calling, Operation
 from relay.stores.sqlite_session import Session
 
-JOBS_MAX: Final = 10_000
-GROUP_JOBS_MAX: Final = 2_000
+WEIGHT_MAX: Final = 10_000
+GROUP_WEIGHT_MAX: Final = 2_000
 GROUP_BYTES_MAX: Final = 16 * 1024 * 1024
 #: Smaller groups are not handed over before the one that is being written is done.
-NEXT_JOBS_MIN: Final = 32
+NEXT_WEIGHT_MIN: Final = 32
 #: Between two looks at what waits for too long.
 LOOK_SECONDS_MIN: Final = 0.1
 #: In which order kinds of jobs stand in a group.
@@ -62,8 +62,8 @@ class Writer:
         self._waiting: deque[Operation] = deque()
         self._waiting_since = self._group_since = 0.0
         self._watch: asyncio.TimerHandle | None = None
-        self._queued = self._queued_bytes = 0  # jobs, of what waits and what is being written
-        self._handed_jobs = 0
+        self._queued = self._queued_bytes = 0  # the weights of what waits and what is being written
+        self._handed_weight = 0
         self._handed: deque[list[Operation]] = deque()  # groups that are being written
         self._busy = self._is_handing_over = False
         self._refusal = ""  # why nothing is taken any more
@@ -85,7 +85,7 @@ class Writer:
         if not self._waiting:
             self._waiting_since = self._loop.time()
         self._waiting.extend(operations)
-        self._queued += sum([len(operation.jobs) for operation in operations])
+        self._queued += sum([operation.weight for operation in operations])
         self._queued_bytes += size_bytes
         if not self._busy:
             self._busy = True
@@ -103,7 +103,7 @@ class Writer:
         """
         if len(self._handed) != 1 or self._rest_seconds:
             return False
-        return self._queued - self._handed_jobs >= max(self._handed_jobs, NEXT_JOBS_MIN)
+        return self._queued - self._handed_weight >= max(self._handed_weight, NEXT_WEIGHT_MIN)
 
     def submit(
         self,
@@ -120,7 +120,7 @@ class Writer:
 
     def _is_full(self, size_bytes: int) -> bool:
         over = self._queued_bytes + size_bytes > self._queue_bytes_max  # one big operation alone is let through
-        return self._queued >= JOBS_MAX or (over and self._queued > 0)
+        return self._queued >= WEIGHT_MAX or (over and self._queued > 0)
 
     @property
     def _is_late(self) -> bool:
@@ -159,21 +159,21 @@ class Writer:
         if len(self._handed) > 1:
             return
         group: list[Operation] = []
-        jobs = size_bytes = 0
-        while waiting and jobs < GROUP_JOBS_MAX and size_bytes < GROUP_BYTES_MAX:
+        weight = size_bytes = 0
+        while waiting and weight < GROUP_WEIGHT_MAX and size_bytes < GROUP_BYTES_MAX:
             group.append(waiting.popleft())
-            jobs += len(group[-1].jobs)
+            weight += group[-1].weight
             size_bytes += group[-1].size_bytes
         if len(group) > 1:
             group.sort(key=by_kind)  # within a kind as they came
         self._group_since = self._waiting_since
         self._handed.append(group)
-        self._handed_jobs += jobs
+        self._handed_weight += weight
         try:
             self._committing.send([job for operation in group for job in operation.jobs])
         except Exception as error:  # noqa: BLE001  what cannot be sent must not be waited for
             self._handed.pop()
-            self._handed_jobs -= jobs
+            self._handed_weight -= weight
             self._fail(group, error)
             self._hand_over_soon()
 
@@ -182,8 +182,9 @@ class Writer:
         right behind it, and two groups of half the size take turns for ever.
         """
         self.commits, self._rest_seconds = reply.commits, reply.rest_seconds
-        self._handed_jobs -= len(reply.results)
-        self._end(self._handed.popleft(), reply.results)
+        group = self._handed.popleft()
+        self._handed_weight -= sum([operation.weight for operation in group])
+        self._end(group, reply.results)
         if self._handed:
             return
         if self._rest_seconds and not self._refusal:
@@ -196,7 +197,7 @@ class Writer:
         self._refusal = reason
         groups = [*self._handed, [*self._waiting]]
         self._handed.clear()
-        self._handed_jobs = 0
+        self._handed_weight = 0
         self._waiting.clear()
         for group in groups:
             self._fail(group, StoreUnavailable(reason))
@@ -211,7 +212,7 @@ class Writer:
         begin = 0
         for operation in group:
             end = begin + len(operation.jobs)
-            self._queued -= len(operation.jobs)
+            self._queued -= operation.weight
             self._queued_bytes -= operation.size_bytes
             try:
                 operation.ended(results[begin:end])

@@ -36,10 +36,11 @@ TRANSACTIONS_MAX = 200
 FSYNCS_MAX = TRANSACTIONS_MAX + 12
 #: Up to the 200, per webhook, of all threads: receiving, logging, answering, and a share of a transaction.
 SYSCALLS_MAX = 5.0
-#: Through to Inngest, per webhook with one event: the delivery's id, the event, and what happened to each of the two.
-ROWS = 4
-#: Beside them, per transaction: a block of deliveries and its source, and what is known from now on.
-ROWS_OF_TRANSACTION_MAX = 5
+#: Through to Inngest, per webhook with one event: the event, and what happened to it and to the delivery.
+ROWS = 3
+#: Beside them, per transaction: a block of deliveries, its source and its ids (they begin anew every 32 ms), and what is
+#: known from now on.
+ROWS_OF_TRANSACTION_MAX = 7
 #: On disk when all is delivered, per webhook of 2 KB: the body, the event made of it, and what is kept of both.
 DISK_BYTES_MAX = 5.8 * 1024
 

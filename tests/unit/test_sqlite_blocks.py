@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import sqlite3
 from collections.abc import AsyncIterator
@@ -13,7 +14,15 @@ from hypothesis import strategies as st
 
 from relay.models import ClaimedDelivery, Delivery, DeliveryState, Request
 from relay.stores.sqlite import SqliteStore
-from relay.stores.sqlite_blocks import BLOCK_BYTES_MAX, BLOCK_DELIVERIES_MAX, Blocks, ends_of, places_of
+from relay.stores.sqlite_blocks import (
+    BLOCK_BYTES_MAX,
+    BLOCK_DELIVERIES_MAX,
+    START_CHARACTERS,
+    Blocks,
+    ends_of,
+    places_of,
+    seq_of,
+)
 from tests.support.store import START_MS, Clock, delivery, event
 
 SOURCES = ("github", "stripe", "quiet", "lone \ud800")
@@ -76,7 +85,7 @@ def made_up(chance: random.Random, number: int) -> Delivery:
     request = Request("POST", f"/in/x{odd}", f"q={odd}", headers, chance.randbytes(size))
     key = None if chance.random() < 0.2 else f"key {number} {odd}"
     environment = chance.choice((None, f"pr-{odd}"))
-    name = f"{number:06d}{odd}"
+    name = f"start {number // 50:03d}{number:06d}{odd}"  # many begin alike, also in different blocks
     return Delivery(name, chance.choice(SOURCES), key, START_MS + number, request, environment)
 
 
@@ -123,6 +132,20 @@ async def test_every_delivery_is_found_whatever_went_before_it(tmp_path: Path, s
             store, held = await opening(tmp_path), []
     await assert_like_model(store, kept, states)
     await store.close()
+    assert_starts(tmp_path, kept)
+
+
+def assert_starts(folder: Path, kept: dict[str, Delivery]) -> None:
+    """Each block has a row for every way in which its ids begin, and none for those that are gone."""
+    connection = sqlite3.connect(folder / "relay.db")
+    blocks, found = Blocks(connection), set[tuple[int, str]]()
+    for name in kept:
+        seq = seq_of(connection, name)
+        block = None if seq is None else blocks.of(seq)
+        assert block is not None
+        found.add((block.last, name[:START_CHARACTERS]))
+    assert set(connection.execute("SELECT block, start FROM block_ids")) == found
+    connection.close()
 
 
 async def assert_like_model(store: SqliteStore, kept: dict[str, Delivery], states: dict[str, DeliveryState]) -> None:
@@ -160,7 +183,7 @@ async def test_pruned_deliveries_leave_no_byte_behind(tmp_path: Path, store: Sql
     connection = sqlite3.connect(tmp_path / "relay.db")
     (bodies,) = connection.execute("SELECT bodies FROM blocks").fetchone()
     count = connection.execute("SELECT count FROM block_sources").fetchone()[0]
-    names = {name for (name,) in connection.execute("SELECT id FROM delivery_ids")}
+    names = {name for (name,) in connection.execute("SELECT start FROM block_ids")}
     connection.close()
     assert (bodies, count, names) == (b"7" * 900 + b"8" * 900, 2, {"d7", "d8"})
     answers = await store.accept([delivery("later", key="d3"), delivery("copy", key="d8")])
@@ -188,9 +211,22 @@ async def test_a_block_whose_deliveries_are_all_pruned_goes(tmp_path: Path, stor
     assert [each.id for each in await store.list_deliveries(source="stripe")] == []
 
 
-async def test_an_id_that_is_there_already_is_refused_alone(store: SqliteStore) -> None:
-    await store.accept([delivery("d1")])
-    with pytest.raises(Exception, match="delivery_ids"):
-        await store.accept([delivery("d2"), delivery("d1", key="another")])
-    await store.accept([delivery("d2", key="d2"), delivery("d3")])
-    assert [each.id for each in await store.list_deliveries()] == ["d3", "d2", "d1"]
+async def test_what_is_known_is_found_one_by_one_among_what_is_new(store: SqliteStore) -> None:
+    """Keys come again within a call, within a transaction and after it; those beside them are stored all the same."""
+    await store.accept([delivery("d1", key="a"), delivery("d2", key="b")])
+    first = store.accept([delivery("d3", key="c"), delivery("d4", key="a"), delivery("d5", key=None)])
+    second = store.accept([delivery("d6", key="c"), delivery("d7", key="d"), delivery("d8", key="d")])
+    answers = [answer for call in await asyncio.gather(first, second) for answer in call]
+    assert [(answer.id, answer.duplicate) for answer in answers] == [
+        ("d3", False),
+        ("d1", True),
+        ("d5", False),
+        ("d3", True),
+        ("d7", False),
+        ("d7", True),
+    ]
+    assert [each.id for each in await store.list_deliveries()] == ["d7", "d5", "d3", "d2", "d1"]
+    claims = await store.claim_deliveries(10, 60, {"github": 10})
+    assert [each.delivery.id for each in claims] == ["d1", "d2", "d3", "d5", "d7"], "each under its own seq"
+    await store.finish_deliveries([(each, [event(f"e-{each.delivery.id}")]) for each in claims])
+    assert {each.ref for each in await store.list_events()} == {f"{name}.0" for name in ("d1", "d2", "d3", "d5", "d7")}

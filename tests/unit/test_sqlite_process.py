@@ -42,7 +42,7 @@ def run_anything(session: object, what: Any) -> Any:
 
 calls = st.builds(jobs.Call, st.just(run_anything), numbers, st.booleans())
 any_job = (
-    st.builds(jobs.Accept, st.lists(deliveries, max_size=3).map(tuple), numbers)
+    st.builds(jobs.Accept, st.lists(deliveries, max_size=3), numbers, st.booleans())
     | st.builds(
         jobs.Finish,
         numbers,
@@ -58,7 +58,7 @@ any_job = (
     | calls
 )
 any_result = (
-    st.builds(jobs.AcceptResult, st.lists(numbers), st.lists(st.none() | texts))
+    st.builds(jobs.AcceptResult, numbers, st.dictionaries(numbers, texts))
     | st.builds(jobs.FinishResult, st.lists(st.tuples(numbers, numbers, numbers)), st.lists(texts))
     | st.just(jobs.SettleResult())
     | st.builds(jobs.CallResult, cells | st.lists(cells))
@@ -84,10 +84,13 @@ def test_replies_arrive_as_they_were_sent(results: list[jobs.Result], rest_secon
 
 
 def test_the_masses_are_no_pickles() -> None:
-    many: list[jobs.Job] = [jobs.Accept((delivery("d1"),), 1), jobs.Finish(1, 0, 0, 0, 0, [event("e1")], None, 1)]
+    many: list[jobs.Job] = [
+        jobs.Accept([delivery("d1")], 1, whole=False),
+        jobs.Finish(1, 0, 0, 0, 0, [event("e1")], None, 1),
+    ]
     assert carried(jobs.pack_jobs(many))[0] == jobs.MSGPACK
     results: list[jobs.Result] = [
-        jobs.AcceptResult([1], [None]),
+        jobs.AcceptResult(1, {0: "d0"}),
         jobs.FinishResult([(1, 1, 0)], []),
         jobs.SettleResult(),
     ]
