@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from relay.models import Delivery, RawHeaders, Request
-from relay.stores.sqlite_values import bound, key_hash, text, text_or_none
+from relay.stores.sqlite_values import bindable, bound, key_hash, text, text_or_none
 
 #: A bit each in one of SQLite's integers.
 BLOCK_DELIVERIES_MAX: Final = 63
@@ -121,10 +121,8 @@ def rows_of(first: int, deliveries: Sequence[Delivery]) -> tuple[list[Row], list
         held = deliveries[begin:end]
         last = first + len(held) - 1
         blocks.append((last, first, pack(held), b"".join([delivery.request.body for delivery in held])))
-        sources += [
-            (bound(source), last, first, places, places.bit_count()) for source, places in places_of(held).items()
-        ]
-        ids += [(bound(start), last) for start in {delivery.id[:START_CHARACTERS] for delivery in held}]
+        sources += [(source, last, first, places, places.bit_count()) for source, places in places_of(held).items()]
+        ids += [(start, last) for start in {delivery.id[:START_CHARACTERS] for delivery in held}]
         begin, first = end, last + 1
     return blocks, sources, ids
 
@@ -173,10 +171,6 @@ def pack(deliveries: Sequence[Delivery]) -> bytes:
         return _encode((sizes, heads))
     except UnicodeEncodeError:  # a lone surrogate in one of them
         return _encode((sizes, [tuple(map(bindable, head)) for head in heads]))
-
-
-def bindable(value: object) -> object:
-    return bound(value) if isinstance(value, str) else value
 
 
 # ── reading ──

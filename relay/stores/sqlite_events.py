@@ -10,11 +10,10 @@ from relay.errors import StoreUnavailable
 from relay.models import ClaimedEvent, Lane, Settlement
 from relay.stores.sqlite_core import AHEAD_BYTES_MAX, AHEAD_MAX, CLAIM_BYTES_MAX, CLAIM_MAX, SqliteCore, wait_for
 from relay.stores.sqlite_feeds import LaneFeed, OpenEvent
-from relay.stores.sqlite_jobs import Settle
 from relay.stores.sqlite_leases import Lease
 from relay.stores.sqlite_operations import Settling
 from relay.stores.sqlite_reads import ROW_BYTES, due_events, named_events, open_events
-from relay.stores.sqlite_transitions import event_state_row
+from relay.stores.sqlite_transitions import settling
 from relay.stores.sqlite_values import EVENT_STATE_NUMBERS
 
 
@@ -127,8 +126,8 @@ class SqliteEvents(SqliteCore):
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
-            rows = [event_state_row(lease, settlement, now_ms) for lease, settlement in held]
-            owner.put((Settling(held, Settle(rows, len(held) * ROW_BYTES), self._events_settled, future),))
+            job = settling(held, now_ms, len(held) * ROW_BYTES)
+            owner.put((Settling(held, job, self._events_settled, future),))
         except StoreUnavailable:
             self._unpin_events(held)
             raise

@@ -44,10 +44,11 @@ class Finish(Struct, frozen=True, array_like=True, tag=2):
 
 
 class Settle(Struct, frozen=True, array_like=True, tag=3):
-    """Events end their attempts: rows of event_state."""
+    """Events end their attempts: rows of event_state, with fewer columns for those that are sent."""
 
     grows = False
-    rows: Sequence[Sequence[Any]]
+    sent: Sequence[Sequence[Any]]
+    others: Sequence[Sequence[Any]]
     size_bytes: int
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from relay.models import Delivery, Request
 from relay.stores.sqlite_blocks import BLOCK_BYTES_MAX, BLOCK_DELIVERIES_MAX, rows_of
 from relay.stores.sqlite_known import Known
-from relay.stores.sqlite_values import bound, key_hash, text, text_or_none, unpack_headers
+from relay.stores.sqlite_values import bindable, bound, key_hash, text, text_or_none, unpack_headers
 
 #: Entry n takes a file from version n to n + 1.
 SCHEMAS: Final = tuple(
@@ -108,7 +108,8 @@ def write_block(connection: sqlite3.Connection, first: int, deliveries: Sequence
     blocks, sources, _ = rows_of(first, deliveries)
     connection.executemany("INSERT INTO blocks (block, first, heads, bodies) VALUES (?, ?, ?, ?)", blocks)
     connection.executemany(
-        "INSERT INTO block_sources (source, block, first, places, count) VALUES (?, ?, ?, ?, ?)", sources
+        "INSERT INTO block_sources (source, block, first, places, count) VALUES (?, ?, ?, ?, ?)",
+        [tuple(map(bindable, row)) for row in sources],
     )
     ids = [(bound(delivery.id), seq) for seq, delivery in enumerate(deliveries, first)]
     connection.executemany("INSERT INTO delivery_ids (id, seq) VALUES (?, ?)", ids)

@@ -1,9 +1,9 @@
 """The SQL of every change of state, each for many at once. Runs inside the writer's transaction and knows nothing else.
 
-Rows are inserted many to a statement, in powers of two, so that few statements are prepared and the writer gives up the
-interpreter once for many rows. OR FAIL, since whoever raises is rolled back anyway: so SQLite need not be able to take
-back half a statement, for which it would make a file each time. What happens to a delivery or an event is its row in
-delivery_state or event_state; until then it has none.
+Rows are inserted many to a statement, so that the writer gives up the interpreter once for many of them; in few
+different numbers, so that few statements are prepared. OR FAIL, since whoever raises is rolled back anyway: so SQLite
+need not be able to take back half a statement, for which it would make a file each time. What happens to a delivery or
+an event is its row in delivery_state or event_state; until then it has none.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from relay.stores.sqlite_values import (
     DELIVERY_STATES,
     EVENT_STATE_NUMBERS,
     EVENT_STATES,
-    bound,
+    bindable,
     event_hash,
     shortened,
     text,
@@ -35,39 +35,60 @@ from relay.stores.sqlite_values import (
 
 #: Rows in one statement, at most; and how many bytes of bodies they may hold together, since SQLite copies them.
 ROWS_MAX: Final = 64
+#: More rows than this go in multiples of it, and what is left in one more statement: some twenty of each kind.
+ROWS_STEP: Final = 4
 ROWS_BYTES_MAX: Final = 4 * 1024 * 1024
 #: The most duplicate ids that a delivery remembers.
 DUPLICATES_MAX: Final = 100
 PROCESSED: Final = DELIVERY_STATES.index(DeliveryState.PROCESSED)
 FILTERED: Final = DELIVERY_STATES.index(DeliveryState.FILTERED)
 DEAD: Final = DELIVERY_STATES.index(DeliveryState.DEAD)
+SENT: Final = EVENT_STATES.index(EventState.SENT)
 
+#: Statements that insert: what stands before the rows, how many columns they have, what stands behind them.
 BLOCKS: Final = ("INSERT OR FAIL INTO blocks (block, first, heads, bodies) VALUES ", 4, "")
 BLOCK_SOURCES: Final = ("INSERT OR FAIL INTO block_sources (source, block, first, places, count) VALUES ", 5, "")
 BLOCK_IDS: Final = ("INSERT OR FAIL INTO block_ids (start, block) VALUES ", 2, "")
-#: A replayed delivery has its row already, in state 0.
-DELIVERY_STATES_ROWS: Final = (
-    "INSERT OR FAIL INTO delivery_state"
-    " (seq, state, received_ms, body_bytes, settled_ms, event_count, duplicates, code, message) VALUES ",
-    9,
-    " ON CONFLICT (seq) DO UPDATE SET state = excluded.state, settled_ms = excluded.settled_ms,"
-    " event_count = event_count + excluded.event_count, duplicates = excluded.duplicates, code = excluded.code,"
-    " message = excluded.message WHERE state = 0",
-)
 EVENTS: Final = (
     "INSERT OR FAIL INTO events (seq, delivery_seq, generation, position, lane, ts, created_ms, id, name, json)"
     " VALUES ",
     10,
     "",
 )
+#: A replayed delivery has its row already, in state 0.
+STILL_OPEN_DELIVERY: Final = (
+    " ON CONFLICT (seq) DO UPDATE SET state = excluded.state, settled_ms = excluded.settled_ms,"
+    " event_count = event_count + excluded.event_count, duplicates = excluded.duplicates, code = excluded.code,"
+    " message = excluded.message WHERE state = 0"
+)
+#: Most have nothing else that could be told; columns cost.
+DELIVERY_STATES_PLAIN: Final = (
+    "INSERT OR FAIL INTO delivery_state (seq, state, received_ms, body_bytes, settled_ms, event_count) VALUES ",
+    6,
+    STILL_OPEN_DELIVERY,
+)
+DELIVERY_STATES_ROWS: Final = (
+    "INSERT OR FAIL INTO delivery_state"
+    " (seq, state, received_ms, body_bytes, settled_ms, event_count, duplicates, code, message) VALUES ",
+    9,
+    STILL_OPEN_DELIVERY,
+)
 #: An event that was put off or replayed has its row already, in state 0.
+STILL_OPEN_EVENT: Final = (
+    " ON CONFLICT (seq) DO UPDATE SET state = excluded.state, at_ms = excluded.at_ms, attempt = excluded.attempt,"
+    " settled_ms = excluded.settled_ms, inngest_id = excluded.inngest_id, code = excluded.code,"
+    " message = excluded.message WHERE state = 0"
+)
+EVENTS_SENT: Final = (
+    "INSERT OR FAIL INTO event_state (seq, state, lane, source, attempt, settled_ms, inngest_id) VALUES ",
+    7,
+    STILL_OPEN_EVENT,
+)
 EVENT_STATE_ROWS: Final = (
     "INSERT OR FAIL INTO event_state"
     " (seq, state, lane, source, at_ms, attempt, settled_ms, inngest_id, code, message) VALUES ",
     10,
-    " ON CONFLICT (seq) DO UPDATE SET state = excluded.state, at_ms = excluded.at_ms, attempt = excluded.attempt,"
-    " settled_ms = excluded.settled_ms, inngest_id = excluded.inngest_id, code = excluded.code,"
-    " message = excluded.message WHERE state = 0",
+    STILL_OPEN_EVENT,
 )
 RECEIVED_AGAIN: Final = """
     INSERT INTO delivery_state (seq, state, received_ms, body_bytes, generation) VALUES (?, 0, ?, ?, ?)"""
@@ -81,12 +102,16 @@ def insertion(table: tuple[str, int, str], rows: int) -> str:
 
 
 def insert(session: Session, table: tuple[str, int, str], rows: Sequence[Sequence[Any]], size_bytes: int = 0) -> None:
-    """`size_bytes` is what all of the rows hold together, where that may be much."""
+    """`size_bytes` is what all of the rows hold together, where that may be much. Text may be any that Python has."""
     most = ROWS_MAX if size_bytes <= ROWS_BYTES_MAX else 1
     start, left = 0, len(rows)
     while left:
-        count = most if left >= most else 1 << left.bit_length() - 1
-        session.execute(insertion(table, count), list(chain.from_iterable(rows[start : start + count])))
+        count = min(left - left % ROWS_STEP or left, most)
+        statement, values = insertion(table, count), list(chain.from_iterable(rows[start : start + count]))
+        try:
+            session.execute(statement, values)
+        except UnicodeEncodeError:  # before anything was done
+            session.execute(statement, [bindable(value) for value in values])
         start += count
         left -= count
 
@@ -168,83 +193,99 @@ def _first_of_key(
 def finish(session: Session, jobs: Sequence[Finish]) -> list[FinishResult]:
     """Each delivery processed, filtered or dead, and its new events pending."""
     events: list[tuple[Any, ...]] = []
-    states: list[tuple[Any, ...]] = []
+    plain: list[tuple[Any, ...]] = []
+    others: list[tuple[Any, ...]] = []
     results: list[FinishResult] = []
-    size_bytes = 0
+    seen = _seen(session, jobs)
+    seq, number = session.next_event, 0
     for job in jobs:
-        size_bytes += job.size_bytes
         result = FinishResult([], [])
+        for position, event in enumerate(made_by(job)):
+            if number in seen:
+                result.duplicates.append(event.id)
+            else:
+                lane = session.lane(event.destination, event.environment)
+                events.append(event_row(seq, lane, (job.seq, job.generation, position), event, job.now_ms))
+                result.stored.append((seq, lane, position))
+                seq += 1
+            number += 1
         results.append(result)
-        if job.failure is None:
-            _finish_one(session, job, result, events)
-        states.append(_delivery_state_row(job, result))
-    session.next_event += len(events)
-    insert(session, EVENTS, events, size_bytes)
-    insert(session, DELIVERY_STATES_ROWS, states)
+        state = PROCESSED if job.events else FILTERED
+        row = (job.seq, state, job.received_ms, job.body_bytes, job.now_ms, len(result.stored))
+        if job.failure is None and not result.duplicates:
+            plain.append(row)
+        else:
+            others.append(_with_more(row, job, result))
+    session.next_event = seq
+    insert(session, EVENTS, events, sum([job.size_bytes for job in jobs]))
+    insert(session, DELIVERY_STATES_PLAIN, plain)
+    insert(session, DELIVERY_STATES_ROWS, others)
     return results
 
 
-def _finish_one(session: Session, job: Finish, result: FinishResult, rows: list[tuple[Any, ...]]) -> None:
-    now_ms, ids = job.now_ms, session.ids
-    seen_after_ms = now_ms - session.window_ms
-    for position, event in enumerate(job.events):
-        digest = event_hash(event.destination, event.environment, event.id)
+def made_by(job: Finish) -> Sequence[Event]:
+    """Of a delivery that is dead, none."""
+    return job.events if job.failure is None else ()
+
+
+def _seen(session: Session, jobs: Sequence[Finish]) -> set[int]:
+    """Which of all these events, numbered in their order, have an id that was first seen less than the window ago. The
+    ids of the others are known from now on.
+    """
+    made = [(event, job.now_ms) for job in jobs for event in made_by(job)]
+    digests = [event_hash(event.destination, event.environment, event.id) for event, _ in made]
+    ids = session.ids
+    if ids.has_none(digests):
+        ids.add_new(digests, [now_ms for _, now_ms in made])
+        return set()
+    seen: set[int] = set()
+    for number, (digest, (_, now_ms)) in enumerate(zip(digests, made, strict=True)):
         first_ms = ids.find(digest)
-        if first_ms is not None and first_ms > seen_after_ms:
-            result.duplicates.append(event.id)
-            continue
-        ids.add(digest, now_ms)
-        seq = session.next_event + len(rows)
-        lane = session.lane(event.destination, event.environment)
-        rows.append(event_row(seq, lane, (job.seq, job.generation, position), event, now_ms))
-        result.stored.append((seq, lane, position))
+        if first_ms is not None and first_ms > now_ms - session.window_ms:
+            seen.add(number)
+        else:
+            ids.add(digest, now_ms)
+    return seen
 
 
 def event_row(seq: int, lane: int, place: tuple[int, int, int], event: Event, now_ms: int) -> tuple[Any, ...]:
     """`place` is (delivery's seq, generation, position)."""
-    return (seq, *place, lane, event.ts, now_ms, bound(event.id), bound(event.name), event.json)
+    return (seq, *place, lane, event.ts, now_ms, event.id, event.name, event.json)
 
 
-def _delivery_state_row(job: Finish, result: FinishResult) -> tuple[Any, ...]:
-    if job.failure is None:
-        state, code, message = PROCESSED if job.events else FILTERED, None, None
-    else:
-        state, code, message = DEAD, bound(job.failure[0]), shortened(job.failure[1])
-    return (
-        job.seq,
-        state,
-        job.received_ms,
-        job.body_bytes,
-        job.now_ms,
-        len(result.stored),
-        json.dumps(result.duplicates[:DUPLICATES_MAX]) if result.duplicates else None,
-        code,
-        message,
-    )
+def _with_more(row: tuple[Any, ...], job: Finish, result: FinishResult) -> tuple[Any, ...]:
+    """Which ids it had that were known, or why it is dead."""
+    if job.failure is not None:
+        code, message = job.failure
+        return (row[0], DEAD, *row[2:], None, code, shortened(message))
+    return (*row, json.dumps(result.duplicates[:DUPLICATES_MAX]), None, None)
 
 
 def settle(session: Session, jobs: Sequence[Settle]) -> list[SettleResult]:
     """Each event takes its state, or the time of its next try."""
-    insert(session, EVENT_STATE_ROWS, list(chain.from_iterable([job.rows for job in jobs])))
+    insert(session, EVENTS_SENT, list(chain.from_iterable([job.sent for job in jobs])))
+    insert(session, EVENT_STATE_ROWS, list(chain.from_iterable([job.others for job in jobs])))
     return [SettleResult()] * len(jobs)
 
 
-def event_state_row(lease: Lease[OpenEvent], settlement: Settlement, now_ms: int) -> tuple[Any, ...]:
-    """As `settle` wants it."""
-    assert lease.thing is not None, "a pinned lease has not ended"
-    state = EVENT_STATE_NUMBERS[settlement.state]
-    return (
-        lease.seq,
-        state,
-        lease.feed.number,
-        bound(lease.thing.source),
-        0 if state else max(settlement.at_ms, 1),
-        settlement.event.attempt + settlement.counted,
-        now_ms if state else None,
-        bound(settlement.inngest_id),
-        bound(settlement.code),
-        shortened(settlement.message),
-    )
+def settling(held: Sequence[tuple[Lease[OpenEvent], Settlement]], now_ms: int, size_bytes: int) -> Settle:
+    """The job for events that are held, and how each ends."""
+    sent: list[tuple[Any, ...]] = []
+    others: list[tuple[Any, ...]] = []
+    for lease, settlement in held:
+        assert lease.thing is not None, "a pinned lease has not ended"
+        state = EVENT_STATE_NUMBERS[settlement.state]
+        lane, source = lease.feed.number, lease.thing.source
+        attempt = settlement.event.attempt + settlement.counted
+        code, message = settlement.code, shortened(settlement.message)
+        if state == SENT and code is None and message is None:
+            sent.append((lease.seq, SENT, lane, source, attempt, now_ms, settlement.inngest_id))
+        else:
+            at_ms, settled_ms = (0, now_ms) if state else (max(settlement.at_ms, 1), None)
+            others.append(
+                (lease.seq, state, lane, source, at_ms, attempt, settled_ms, settlement.inngest_id, code, message)
+            )
+    return Settle(sent, others, size_bytes)
 
 
 @dataclass(slots=True)

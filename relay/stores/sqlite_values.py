@@ -41,6 +41,11 @@ def bound(text: str | None) -> str | bytes | None:
     return text
 
 
+def bindable(value: object) -> object:
+    """`bound` for any value."""
+    return bound(value) if isinstance(value, str) else value
+
+
 def text_or_none(value: str | bytes | None) -> str | None:
     """The inverse of `bound`."""
     return value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value
@@ -51,10 +56,10 @@ def text(value: str | bytes) -> str:
     return value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value
 
 
-def shortened(message: str | None) -> str | bytes | None:
+def shortened(message: str | None) -> str | None:
     if message is not None and len(message) > MESSAGE_CHARACTERS_MAX:
         message = message[: MESSAGE_CHARACTERS_MAX - 1] + "…"
-    return bound(message)
+    return message
 
 
 def pack_headers(headers: RawHeaders) -> bytes:

@@ -34,6 +34,7 @@ requests = st.builds(
 deliveries = st.builds(Delivery, texts, texts, st.none() | texts, numbers, requests, st.none() | texts, numbers)
 events = st.builds(Event, texts, texts, numbers, st.binary(), texts, st.none() | texts)
 cells = st.none() | numbers | texts | st.binary()
+rows = st.lists(st.lists(cells, max_size=3), max_size=3)
 
 
 def run_anything(session: object, what: Any) -> Any:
@@ -54,7 +55,7 @@ any_job = (
         st.none() | st.tuples(texts, texts),
         numbers,
     )
-    | st.builds(jobs.Settle, st.lists(st.lists(cells, max_size=3), max_size=3), numbers)
+    | st.builds(jobs.Settle, rows, rows, numbers)
     | calls
 )
 any_result = (
