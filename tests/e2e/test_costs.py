@@ -38,7 +38,7 @@ FSYNCS_MAX = TRANSACTIONS_MAX + 12
 SYSCALLS_MAX = 5.0
 #: Through to Inngest, per webhook with one event: the event, and what happened to it and to the delivery.
 ROWS = 3
-#: Beside them, per transaction: a block of deliveries, its source and its ids (they begin anew every 32 ms), and what is
+#: Beside them, per transaction: a block of deliveries, its source, how its ids begin (anew every 32 ms), and what is
 #: known from now on.
 ROWS_OF_TRANSACTION_MAX = 7
 #: On disk when all is delivered, per webhook of 2 KB: the body, the event made of it, and what is kept of both.

@@ -138,10 +138,16 @@ def test_two_of_them_share_a_file(path: Path) -> None:
     connection.close()
 
 
-def test_numbers_of_a_partition_span_no_more_than_they_may(path: Path) -> None:
+@pytest.mark.parametrize("together", [False, True])
+def test_numbers_of_a_partition_span_no_more_than_they_may(path: Path, together: bool) -> None:
     opened = KnownFile(path, span_max=10)
-    for number in range(0, 200, 3):
-        opened.add(number, number=number)
+    for number in range(0, 200, 5):
+        if together:
+            opened.begin()
+            opened.known.add_new([digest(number)], [number])
+            opened.commit()
+        else:
+            opened.add(number, number=number)
         opened.settle()
     spans = opened.connection.execute("SELECT high - low FROM known_ids_partitions").fetchall()
     assert len(spans) > 10

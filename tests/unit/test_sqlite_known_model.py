@@ -66,11 +66,27 @@ class LikeADict(RuleBasedStateMachine):
     def add_extreme(self, digest: bytes, number: int) -> None:
         self.add([(digest, number)])
 
+    @rule(each=st.lists(st.sampled_from(DIGESTS), max_size=9), number=st.integers(0, 100))
+    def add_new(self, each: list[bytes], number: int) -> None:
+        """Many at once, if all of them are new."""
+        known = self.opened.known
+        is_new = len(set(each)) == len(each) and all(known.find(digest) is None for digest in each)
+        assert known.has_none(each) == is_new
+        if is_new:
+            self.opened.begin()
+            known.add_new(each, range(number, number + len(each)))
+            for digest, own in zip(each, range(number, number + len(each)), strict=True):
+                self.now[digest] = own
+                self.added.setdefault(digest, set()).add(own)
+
     @invariant()
     def knows_what_it_should(self) -> None:
         if hasattr(self, "opened"):
             for digest in DIGESTS:
                 self.check(digest)
+            absent = [digest for digest in DIGESTS if self.opened.known.find(digest) is None]
+            assert self.opened.known.has_none(absent)
+            assert all(digest in absent or not self.opened.known.has_none([*absent, digest]) for digest in DIGESTS)
 
     def check(self, digest: bytes) -> None:
         found, wanted = self.opened.known.find(digest), self.now.get(digest)
