@@ -30,7 +30,7 @@ class Accept(Struct, frozen=True, array_like=True, tag=1):
 
 
 class Finish(Struct, frozen=True, array_like=True, tag=2):
-    """A delivery becomes processed, filtered (no events) or, with `failure` (code, message), dead."""
+    """A delivery becomes processed, filtered (no events) or, with `failure` (code, message) and no events, dead."""
 
     grows = False
     seq: int

@@ -200,7 +200,7 @@ def finish(session: Session, jobs: Sequence[Finish]) -> list[FinishResult]:
     seq, number = session.next_event, 0
     for job in jobs:
         result = FinishResult([], [])
-        for position, event in enumerate(made_by(job)):
+        for position, event in enumerate(job.events):
             if number in seen:
                 result.duplicates.append(event.id)
             else:
@@ -223,16 +223,11 @@ def finish(session: Session, jobs: Sequence[Finish]) -> list[FinishResult]:
     return results
 
 
-def made_by(job: Finish) -> Sequence[Event]:
-    """Of a delivery that is dead, none."""
-    return job.events if job.failure is None else ()
-
-
 def _seen(session: Session, jobs: Sequence[Finish]) -> set[int]:
     """Which of all these events, numbered in their order, have an id that was first seen less than the window ago. The
     ids of the others are known from now on.
     """
-    made = [(event, job.now_ms) for job in jobs for event in made_by(job)]
+    made = [(event, job.now_ms) for job in jobs for event in job.events]
     digests = [event_hash(event.destination, event.environment, event.id) for event, _ in made]
     ids = session.ids
     if ids.has_none(digests):
