@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from relay.models import EventState, Lane
+from relay.models import EventState, Lane, Settlement
 from tests.support.store import (
     HOUR_MS,
     START_MS,
@@ -258,3 +258,23 @@ async def test_times_written_under_a_wrong_clock_are_not_waited_for(
             claimed = await claim_lane(store, environment)
             assert [each.id for each in claimed] == [expected]
             await store.release_events(claimed)
+
+
+@pytest.mark.parametrize("state", EventState)
+@pytest.mark.parametrize(("code", "message"), [(None, None), ("a_code", None), (None, "why"), ("a_code", "why")])
+async def test_what_a_settlement_says_is_kept_with_any_state(
+    store: CountingStore, state: EventState, code: str | None, message: str | None
+) -> None:
+    await process(store, "d1", [event("a"), event("b")])
+    first, second = await claim_lane(store)
+    later_ms = START_MS + HOUR_MS
+    inngest_id = "inn" if state is EventState.SENT else None
+    await store.settle([Settlement(first, state, inngest_id, code, message, later_ms), sent(second)])
+    record = await store.get_event("d1.0")
+    assert record is not None
+    assert (record.state, record.inngest_id, record.code, record.message) == (state, inngest_id, code, message)
+    assert record.attempt == 1
+    is_open = state is EventState.PENDING
+    assert (record.at_ms == later_ms, record.settled_ms is None) == (is_open, is_open)
+    stats = await store.stats()
+    assert stats.events["sent"] == 1 + (state is EventState.SENT)
