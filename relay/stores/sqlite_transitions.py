@@ -90,8 +90,6 @@ EVENT_STATE_ROWS: Final = (
     10,
     STILL_OPEN_EVENT,
 )
-RECEIVED_AGAIN: Final = """
-    INSERT INTO delivery_state (seq, state, received_ms, body_bytes, generation) VALUES (?, 0, ?, ?, ?)"""
 
 
 @cache
@@ -127,10 +125,6 @@ def accept(session: Session, jobs: Sequence[Accept]) -> list[AcceptResult]:
     insert(session, BLOCKS, blocks, sum([job.size_bytes for job in jobs]))
     insert(session, BLOCK_SOURCES, sources)
     insert(session, BLOCK_IDS, ids)
-    for seq, delivery in enumerate(new, first):
-        if delivery.generation:  # it comes in a later one: it has a row from the start
-            again = (seq, delivery.received_ms, len(delivery.request.body), delivery.generation)
-            session.execute(RECEIVED_AGAIN, again)
     return accept_results(jobs, first, earlier)
 
 

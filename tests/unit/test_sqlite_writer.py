@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from relay.errors import StoreUnavailable
 from relay.models import Accepted, Event, Settlement
 from relay.stores.sqlite import SqliteStore
 from relay.stores.sqlite_known import Known
+from relay.stores.sqlite_writer import WEIGHT_MAX
 from tests.support.store import Clock, claim_all, claim_lane, delivery, event, process, sent
 
 MIB = 1024 * 1024
@@ -110,6 +111,23 @@ async def test_a_full_queue_refuses_at_once_and_takes_again_later(store: SqliteS
     assert len(await store.list_deliveries()) == 4
 
 
+@pytest.mark.parametrize(("size", "queue_bytes_max", "fit"), [(0, 64 * MIB, WEIGHT_MAX), (MIB // 64, MIB, 64)])
+async def test_the_queue_is_as_full_when_many_come_in_a_call(
+    tmp_path: Path, size: int, queue_bytes_max: int, fit: int
+) -> None:
+    """By how many there are, or by what they hold: each counts."""
+    store = await SqliteStore.open(
+        tmp_path / "relay.db", clock_ms=Clock(), dedupe_hours=24, disk_free_bytes_min=0, queue_bytes_max=queue_bytes_max
+    )
+    answers = list[Accepted | StoreUnavailable]()
+    for call in range(fit // 16 + 10):
+        store.accept_then([delivery(f"d{call}-{n}", body=bytes(size)) for n in range(16)], answers.extend)
+    await store.close()
+    kept = sum(isinstance(answer, Accepted) for answer in answers)
+    assert len(answers) == fit + 160
+    assert fit - 16 <= kept <= fit + 16
+
+
 async def test_one_delivery_bigger_than_the_queue_is_taken_alone(store: SqliteStore) -> None:
     await store.accept([delivery("big", body=bytes(5 * MIB))])
 
@@ -126,10 +144,13 @@ async def test_a_nearly_full_disk_refuses_deliveries_but_settles_work(tmp_path: 
     for refused in (store.accept([delivery("d3")]), store.probe()):
         with pytest.raises(StoreUnavailable, match="disk_free_bytes_min"):
             await refused
+    answers = list[Sequence[Accepted | StoreUnavailable]]()
+    store.accept_then([delivery("d3"), delivery("d4")], answers.append)
     (claim,) = await claim_all(store)
     await store.finish_delivery(claim, [event("e2")])
     await store.settle([sent(each) for each in await claim_lane(store)])
     assert (await store.stats()).events["sent"] == 2
+    assert [[type(answer) for answer in each] for each in answers] == [[StoreUnavailable] * 2]
     await store.close()
 
 
