@@ -170,26 +170,26 @@ async def test_deliveries_of_version_3_become_blocks(tmp_path: Path) -> None:
     bodies = {seq: b"%d" % seq * (20_000 if seq % 10 == 0 else 1) for seq in seqs}
     for seq in seqs:
         headers = b"\0X-Name\0value %d" % seq
-        row = (seq, f"d{seq}", SOURCES[seq % 2], None, START_MS + seq, None, "POST", "/in/x", "", headers, bodies[seq])
+        row = (seq, f"delivery-{seq}", SOURCES[seq % 2], None, START_MS + seq, None, "POST", "/in/x", "", headers, bodies[seq])
         connection.execute(f"INSERT INTO deliveries VALUES ({', '.join('?' * 11)})", row)
     connection.execute("INSERT INTO delivery_state (seq, state, received_ms, body_bytes) VALUES (1000, 2, 0, 1)")
     connection.close()
 
     store = await opening(tmp_path / "relay.db", Clock(START_MS + 1000))
-    newest_first = [f"d{seq}" for seq in reversed(seqs)]
+    newest_first = [f"delivery-{seq}" for seq in reversed(seqs)]
     assert [each.id for each in await store.list_deliveries(limit=1000)] == newest_first
     assert [each.id for each in await store.list_deliveries(source="stripe", limit=1000)] == [
-        f"d{seq}" for seq in reversed(seqs) if seq % 2
+        f"delivery-{seq}" for seq in reversed(seqs) if seq % 2
     ]
     for seq in seqs:
-        record = await store.get_delivery(f"d{seq}")
+        record = await store.get_delivery(f"delivery-{seq}")
         assert record is not None
         assert record.request is not None
         assert record.request.body == bodies[seq]
         assert record.request.headers == ((b"X-Name", b"value %d" % seq),)
         assert record.received_ms == START_MS + seq
     claims = await claim_all(store, *SOURCES, limit=1000)
-    assert {each.delivery.id for each in claims} == set(newest_first) - {"d1000"}
+    assert {each.delivery.id for each in claims} == set(newest_first) - {"delivery-1000"}
     await accept_names(store, "new")
-    assert [each.id for each in await store.list_deliveries(limit=2)] == ["new", "d1000"]
+    assert [each.id for each in await store.list_deliveries(limit=2)] == ["new", "delivery-1000"]
     await store.close()
