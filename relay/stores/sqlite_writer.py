@@ -1,12 +1,14 @@
 """What waits to be written, on the event loop: groups of operations for the one who commits, a thread or a process.
 
-Operations that arrive in one tick of the event loop, or while a group is written, are committed together: one disk
-flush for all of them. Each is answered after COMMIT, never before; one that raises takes nobody else with it.
+Operations that arrive in one turn of the event loop, in those that follow at once, or while a group is written, are
+committed together: one disk flush for all of them. Each is answered after COMMIT, never before; one that raises takes
+nobody else with it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol, TypeVar
@@ -22,6 +24,9 @@ GROUP_WEIGHT_MAX: Final = 2_000
 GROUP_BYTES_MAX: Final = 16 * 1024 * 1024
 #: Smaller groups are not handed over before the one that is being written is done.
 NEXT_WEIGHT_MIN: Final = 32
+#: A group has company as long as not so many turns of the event loop in a row brought nothing for it, and this long.
+QUIET_TURNS: Final = 3
+COMPANY_SECONDS_MAX: Final = 0.0015
 #: Between two looks at what waits for too long.
 LOOK_SECONDS_MIN: Final = 0.1
 #: In which order kinds of jobs stand in a group.
@@ -41,6 +46,27 @@ class Committing(Protocol):
 
     async def close(self) -> None:
         """When nothing is being written: move the WAL into the file, close it, end."""
+
+
+class Company:
+    """Whether a group that nothing stands before should wait for more of those who are coming: a COMMIT costs much the
+    same for one as for thirty, and senders who were answered together come again together.
+    """
+
+    def __init__(self) -> None:
+        self._weight = self._quiet_turns = 0
+        self._since = 0.0
+
+    def is_coming(self, weight: int, now: float) -> bool:
+        """Asked once a turn of the event loop, with the weight of the group so far, until it is False."""
+        if not self._weight:
+            self._since = now
+        self._quiet_turns = 0 if weight != self._weight else self._quiet_turns + 1
+        self._weight = weight
+        coming = self._quiet_turns < QUIET_TURNS and now - self._since < COMPANY_SECONDS_MAX
+        if not coming:
+            self._weight = self._quiet_turns = 0
+        return coming
 
 
 class Writer:
@@ -66,6 +92,7 @@ class Writer:
         self._handed_weight = 0
         self._handed: deque[list[Operation]] = deque()  # groups that are being written
         self._busy = self._is_handing_over = False
+        self._company = Company()
         self._refusal = ""  # why nothing is taken any more
         self._on_lost = on_lost
         self._idle = asyncio.Event()
@@ -144,7 +171,7 @@ class Writer:
         self._watch_wait()
 
     def _hand_over_soon(self) -> None:
-        """At the end of this tick, with everybody who arrives in it."""
+        """At the end of this turn, with everybody who arrives in it."""
         self._is_handing_over = True
         self._loop.call_soon(self._hand_over)
 
@@ -157,6 +184,9 @@ class Writer:
                 self._idle.set()
             return
         if len(self._handed) > 1:
+            return
+        if not (self._handed or self._refusal) and self._company.is_coming(self._queued, time.perf_counter()):
+            self._hand_over_soon()
             return
         group: list[Operation] = []
         weight = size_bytes = 0

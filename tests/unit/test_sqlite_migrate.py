@@ -170,7 +170,19 @@ async def test_deliveries_of_version_3_become_blocks(tmp_path: Path) -> None:
     bodies = {seq: b"%d" % seq * (20_000 if seq % 10 == 0 else 1) for seq in seqs}
     for seq in seqs:
         headers = b"\0X-Name\0value %d" % seq
-        row = (seq, f"delivery-{seq}", SOURCES[seq % 2], None, START_MS + seq, None, "POST", "/in/x", "", headers, bodies[seq])
+        row = (
+            seq,
+            f"delivery-{seq}",
+            SOURCES[seq % 2],
+            None,
+            START_MS + seq,
+            None,
+            "POST",
+            "/in/x",
+            "",
+            headers,
+            bodies[seq],
+        )
         connection.execute(f"INSERT INTO deliveries VALUES ({', '.join('?' * 11)})", row)
     connection.execute("INSERT INTO delivery_state (seq, state, received_ms, body_bytes) VALUES (1000, 2, 0, 1)")
     connection.close()

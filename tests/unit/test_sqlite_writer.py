@@ -10,9 +10,10 @@ import pytest
 
 from relay.errors import StoreUnavailable
 from relay.models import Accepted, Event, Settlement
+from relay.stores import sqlite_writer
 from relay.stores.sqlite import SqliteStore
 from relay.stores.sqlite_known import Known
-from relay.stores.sqlite_writer import WEIGHT_MAX
+from relay.stores.sqlite_writer import COMPANY_SECONDS_MAX, WEIGHT_MAX, Company
 from tests.support.store import Clock, claim_all, claim_lane, delivery, event, process, sent
 
 MIB = 1024 * 1024
@@ -35,6 +36,26 @@ async def test_what_arrives_together_is_committed_together(store: SqliteStore) -
     before = store.commits
     await asyncio.gather(*(store.accept([delivery(f"d{n}")]) for n in range(100)))
     assert store.commits == before + 1
+
+
+async def test_those_who_come_one_after_the_other_are_committed_together(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_writer, "COMPANY_SECONDS_MAX", 60.0)
+    before, calls = store.commits, list[asyncio.Task[list[Accepted]]]()
+    for n in range(50):
+        calls.append(asyncio.create_task(store.accept([delivery(f"d{n}")])))
+        await asyncio.sleep(0)
+    await asyncio.gather(*calls)
+    assert store.commits == before + 1
+
+
+def test_a_group_waits_for_those_who_are_coming_and_no_longer() -> None:
+    company, now = Company(), 5.0
+    assert [company.is_coming(weight, now) for weight in (1, 1, 2, 2, 2, 2)] == [True] * 5 + [False]
+    assert [company.is_coming(7, now) for _ in range(4)] == [True] * 3 + [False], "it begins anew"
+    times = [now + COMPANY_SECONDS_MAX * part for part in (0, 0.5, 0.9, 1.1)]
+    assert [company.is_coming(weight, at) for weight, at in enumerate(times, 1)] == [True] * 3 + [False]
 
 
 async def test_what_arrives_during_a_commit_is_committed_next(store: SqliteStore) -> None:
