@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Final, TypeAlias
 
@@ -61,6 +61,7 @@ class Pipeline:
         self.telemetry = telemetry
         self.in_work: Counter[str] = Counter()
         self.bytes_in_work: Counter[str] = Counter()
+        self.settlers: dict[str, Settler] = {}
         self.tasks: set[asyncio.Task[None]] = set()
         self.freed = asyncio.Event()
         self.watching: asyncio.Task[None] | None = None
@@ -77,8 +78,7 @@ class Pipeline:
                 continue
             for run in runs_of(claims):
                 self.start(run)
-            if not claims:
-                await self.wait()
+            await self.wait()
 
     async def stop(self, seconds: float) -> None:
         """Take nothing new; give the deliveries in work so long to end, then give the rest back."""
@@ -145,7 +145,7 @@ class Pipeline:
 
     async def settle(self, held: Held, settler: Settler, answered: Sequence[Answered]) -> None:
         await settler.settle(answered)
-        self.let_go(held, [claim for claim, _ in answered])
+        self.let_go(settler.source.name, [claim for claim, _ in answered if held.pop(claim.claim, None) is not None])
 
     async def attend(self, name: str, held: Held) -> None:
         """Process the claims of one source to their ends, whatever happens on the way."""
@@ -163,9 +163,16 @@ class Pipeline:
             await self.release(held.values())
             raise
         finally:
-            self.let_go(held, list(held.values()))
+            self.let_go(name, held.values())
 
     def settler(self, source: RunningSource) -> Settler:
+        """The source's, another one when the source was loaded anew."""
+        settler = self.settlers.get(source.name)
+        if settler is None or settler.source is not source:
+            settler = self.settlers[source.name] = self.new_settler(source)
+        return settler
+
+    def new_settler(self, source: RunningSource) -> Settler:
         destination = self.destinations[source.settings.destination]
         limits = TransformLimits(self.events_per_delivery_max, destination.event_bytes_max, self.body_bytes_max)
         environment = source.settings.environment or destination.environment
@@ -198,6 +205,8 @@ class Pipeline:
 
     async def wait(self) -> None:
         """Until something may be claimable, or a place has become free, or IDLE_SECONDS."""
+        if self.freed.is_set():
+            return
         if (self.watching is None or self.watching.done()) and self.room():
             self.watching = asyncio.create_task(self.watch())
         timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self.freed.set)
@@ -223,13 +232,11 @@ class Pipeline:
         self.tasks.add(task)
         task.add_done_callback(self.ended)
 
-    def let_go(self, held: Held, claims: Sequence[ClaimedDelivery]) -> None:
+    def let_go(self, name: str, claims: Collection[ClaimedDelivery]) -> None:
         """These are no longer in work."""
-        gone = [claim for claim in claims if held.pop(claim.claim, None) is not None]
-        if gone:
-            name = gone[0].delivery.source
-            self.in_work[name] -= len(gone)
-            self.bytes_in_work[name] -= bytes_of(gone)
+        if claims:
+            self.in_work[name] -= len(claims)
+            self.bytes_in_work[name] -= bytes_of(claims)
             self.freed.set()
 
     def ended(self, task: asyncio.Task[None]) -> None:

@@ -124,7 +124,7 @@ class SandboxPool:
 
     def is_quick(self, script: Script) -> bool:
         """Whether a child is given several calls of it at once, now."""
-        return self._standings.turn_calls(script, self._loop.time()) > 1
+        return self._standings.turn_calls(self._standings.of(script), self._loop.time()) > 1
 
     async def _all(self, run: Run) -> list[Answer]:
         found: list[Answer] = [None] * len(run.calls)
@@ -282,12 +282,13 @@ class SandboxPool:
 
     def _give(self, child: Child, script: Script) -> None:
         """As many of the script's waiting calls as the child may have at once; more of them when half are answered."""
-        most = self._standings.turn_calls(script, self._loop.time())
+        known = self._standings.of(script)
+        most = self._standings.turn_calls(known, self._loop.time())
         if not child.alive or 2 * child.unanswered > most:
             return
         for stretch in self._line.take(script, most - child.unanswered):
             turn = self._active.get(child) or self._active.setdefault(child, Turn(script))
-            once = stretch.run.operation == RUN and not self._standings.may_reuse(script)
+            once = stretch.run.operation == RUN and not self._standings.may_reuse(known)
             stretch.operation = RUN_ONCE if once else stretch.run.operation
             turn.stretches.append(stretch)
             child.ask(stretch.operation, script, stretch.calls)

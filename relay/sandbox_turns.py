@@ -73,13 +73,12 @@ class Standings:
         known.answered += answered
         known.seconds = seconds if seconds < QUICK_SECONDS else None
 
-    def may_reuse(self, script: Script) -> bool:
-        return self.reuse and self.of(script).answered >= CALLS_BEFORE
+    def may_reuse(self, known: Standing) -> bool:
+        return self.reuse and known.answered >= CALLS_BEFORE
 
-    def turn_calls(self, script: Script, now: float) -> int:
+    def turn_calls(self, known: Standing, now: float) -> int:
         """One by one, unless the script is known to be quick and to end by itself."""
-        known = self.of(script)
-        if known.seconds is None or not self.may_reuse(script) or known.suspect_until > now:
+        if known.seconds is None or not self.may_reuse(known) or known.suspect_until > now:
             return 1
         return max(1, min(TURN_CALLS_MAX, int(TURN_SECONDS / max(known.seconds, 1e-6))))
 

@@ -139,13 +139,13 @@ class Settler:
             new, known = finished.stored, len(finished.duplicates)
             stored, duplicates, filtered = stored + new, duplicates + known, filtered + (not events)
             ends.append((claim.delivery.id, "processed" if events else "filtered", new, known))
-        name, telemetry = self.source.name, self.telemetry
+        name, telemetry, series = self.source.name, self.telemetry, self.telemetry.series
         telemetry.finished(name, ends)
         for state, count in (("processed", len(ends) - filtered), ("filtered", filtered)):
             if count:
-                telemetry.deliveries_settled.labels(name, state, "").inc(count)
-        telemetry.events_stored.labels(name).inc(stored)
-        telemetry.events_duplicate.labels(name).inc(duplicates)
+                series(telemetry.deliveries_settled, name, state, "").inc(count)
+        series(telemetry.events_stored, name).inc(stored)
+        series(telemetry.events_duplicate, name).inc(duplicates)
         if len(ends) < len(done):
             telemetry.leases_lost.labels("pipeline").inc(len(done) - len(ends))
 

@@ -89,6 +89,7 @@ class Telemetry:
         self.config_usable = gauge("config_usable", "0 after relay.toml was changed and refused, until it is right", [])
         self.config_usable.set(1)
         self.store_usable = gauge("store_usable", "1 while the store can be written", [])
+        self.series = lru_cache(maxsize=1024)(series_of)
 
     def log(self, name: str, *, level: str = "info", **fields: object) -> None:
         """One line on the stream: `name` and the fields that are not None, in the order given."""
@@ -313,6 +314,11 @@ class LibraryLines(logging.Handler):
         error = record.exc_info[1] if record.exc_info else None
         kind = type(error).__name__ if error else record.funcName
         self.telemetry.log("library.warned", level="warning", library=record.name, kind=kind, line=record.lineno)
+
+
+def series_of(counter: Counter, *labels: str) -> Counter:
+    """One of a counter's series; Telemetry keeps it in mind, as to find it costs more than to count."""
+    return counter.labels(*labels)
 
 
 def stderr_telemetry() -> Telemetry:

@@ -95,9 +95,9 @@ class SqliteCore:
         if not self._events_changed.is_set():
             self._events_changed.set()
 
-    def _settled(self) -> None:
-        """Something was worked off; now and then it is written down how far, so that the next opening is quick."""
-        self._unmarked += 1
+    def _settled(self, count: int) -> None:
+        """So many were worked off; now and then it is written down how far, so that the next opening is quick."""
+        self._unmarked += count
         if self._unmarked >= MARK_EVERY and self._closing is None and self._writer is not None:
             self._unmarked = 0
             self._write_marks(self._writer)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from typing import Final
@@ -11,10 +12,10 @@ from typing import Final
 from relay.errors import LeaseLost, StoreUnavailable, TransformError
 from relay.models import Accepted, ClaimedDelivery, Delivery, Event, Finished
 from relay.stores.sqlite_core import AHEAD_BYTES_MAX, AHEAD_MAX, CLAIM_BYTES_MAX, CLAIM_MAX, SqliteCore, wait_for
-from relay.stores.sqlite_feeds import FEEDS_BYTES_MAX, OpenEvent, SourceFeed
+from relay.stores.sqlite_feeds import FEEDS_BYTES_MAX, Item, OpenEvent, SourceFeed
 from relay.stores.sqlite_jobs import FinishResult
 from relay.stores.sqlite_leases import Lease
-from relay.stores.sqlite_operations import Accepting, AcceptingAll, Answers, End, Finishing
+from relay.stores.sqlite_operations import Accepting, AcceptingAll, Answers, End, Finishing, HeldEnd
 from relay.stores.sqlite_reads import ROW_BYTES, named_deliveries, open_deliveries
 from relay.stores.sqlite_transitions import DEAD, FILTERED, PROCESSED
 from relay.stores.sqlite_values import make_ref
@@ -44,15 +45,17 @@ class SqliteDeliveries(SqliteCore):
             asyncio.get_running_loop().call_soon(answer, [error] * len(deliveries))
 
     def _accepted(self, deliveries: Sequence[Delivery], seqs: Sequence[int]) -> None:
+        added: dict[str, list[Item[Delivery]]] = {}
         for seq, delivery in zip(seqs, deliveries, strict=True):
-            if seq:
-                feed = self._books.sources.get(delivery.source) or self._books.source(delivery.source)
-                if delivery.generation:
-                    feed.bring_back(seq)
-                else:
-                    feed.add(seq, len(delivery.request.body) + ROW_BYTES, delivery)
-                if not self._deliveries_changed.is_set():
-                    self._deliveries_changed.set()
+            if seq and delivery.generation:
+                self._books.source(delivery.source).bring_back(seq)
+            elif seq:
+                item = seq, len(delivery.request.body) + ROW_BYTES, delivery
+                added.setdefault(delivery.source, []).append(item)
+        for name, items in added.items():
+            self._books.source(name).add(items)
+        if any(seqs):
+            self._deliveries_changed.set()
 
     # ── claim ──
 
@@ -130,26 +133,23 @@ class SqliteDeliveries(SqliteCore):
     def _take_deliveries(
         self, turns: Sequence[tuple[SourceFeed, int]], limit: int, lease_seconds: float
     ) -> list[ClaimedDelivery]:
-        """One of each source in turn, oldest first, as long as there is one in memory."""
+        """One of each source in turn, oldest first, as long as one is in memory; of the last source all at once."""
         until_ms = self._now_ms() + round(lease_seconds * 1000)
         taken: list[Lease[Delivery]] = []
-        size_bytes = place = 0
-        left = list(turns)
+        bytes_left = CLAIM_BYTES_MAX
+        left = deque(turns)
         while left and len(taken) < limit:
-            still: list[tuple[SourceFeed, int]] = []
-            for feed, count in left:
-                first = feed.first()
-                if first is None or place >= count:
-                    continue
-                size_bytes += len(first[2].request.body)
-                if len(taken) >= limit or (taken and size_bytes > CLAIM_BYTES_MAX):
-                    still = []
-                    break
-                taken.append(self._delivery_leases.take(feed, until_ms))
+            feed, count = left.popleft()
+            wanted = 1 if left else min(count, limit - len(taken))
+            items = feed.take(wanted, bytes_left, beside_bytes=ROW_BYTES, least=not taken)
+            if not items and feed.ready:
+                break  # it would be too much
+            if items:
+                taken += self._delivery_leases.hold(feed, items, until_ms)
+                bytes_left -= sum([size_bytes - ROW_BYTES for _, size_bytes, _ in items])
                 self._last_source = feed.name
-                still.append((feed, count))
-            left = still
-            place += 1
+                if count > len(items):
+                    left.append((feed, count - len(items)))
         for feed, _ in turns:
             feed.taken_from()
         self._books.make_room()
@@ -160,7 +160,7 @@ class SqliteDeliveries(SqliteCore):
 
     async def finish_delivery(self, claim: ClaimedDelivery, events: Sequence[Event]) -> Finished:
         """See Store. Also LeaseLost when the same claim is being finished at this moment."""
-        (finished,) = await self._end([(claim, events, None)])
+        (finished,) = await self._end([(claim, events)])
         if finished is None:
             raise LeaseLost("the delivery's lease has run out")
         return finished
@@ -169,56 +169,57 @@ class SqliteDeliveries(SqliteCore):
         self, finishes: Sequence[tuple[ClaimedDelivery, Sequence[Event]]]
     ) -> list[Finished | None]:
         """See Store. When one of them cannot be stored its error is raised, after the others have been stored."""
-        return await self._end([(claim, events, None) for claim, events in finishes])
+        return await self._end(finishes)
 
     async def fail_delivery(self, claim: ClaimedDelivery, error: TransformError) -> None:
         """The delivery is dead with the error's code and message; see Store."""
-        if await self._end([(claim, (), error)]) == [None]:
+        if await self._end([(claim, ())], error) == [None]:
             raise LeaseLost("the delivery's lease has run out")
 
-    async def _end(self, ends: Sequence[End]) -> list[Finished | None]:
-        """Each for itself, in one transaction where that is possible; None where the claim is no longer held."""
+    async def _end(self, ends: Sequence[End], error: TransformError | None = None) -> list[Finished | None]:
+        """Each for itself, in one transaction where that is possible; None where the claim is no longer held.
+
+        With an error they are dead.
+        """
         owner, now_ms, answers = self._owner, self._now_ms(), Answers()
-        leases = [self._delivery_leases.pin(claim.claim, now_ms) for claim, _, _ in ends]
-        operations: list[Finishing] = []
-        for lease, end in zip(leases, ends, strict=True):
-            if lease is not None:
-                if not operations or operations[-1].size_bytes > FINISHING_BYTES_MAX:
-                    operations.append(Finishing(now_ms, self._finished, answers))
-                operations[-1].add(lease, end)
+        leases = self._delivery_leases.pin([claim.claim for claim, _ in ends], now_ms)
+        held = [(lease, *end) for lease, end in zip(leases, ends, strict=True) if lease is not None]
+        operations = [Finishing(part, error, now_ms, self._finished, answers) for part in parts(held)]
         try:
             owner.put(operations)
         except StoreUnavailable:
-            for lease in leases:
-                if lease is not None:
-                    self._delivery_leases.unpin(lease)
+            for lease, _, _ in held:
+                self._delivery_leases.unpin(lease)
             raise
         if operations:
             await answers.all
         finished = chain.from_iterable([operation.finished for operation in operations])
         return [None if lease is None else next(finished) for lease in leases]
 
-    def _finished(self, lease: Lease[Delivery], end: End, now_ms: int, result: FinishResult | None) -> None:
-        """What a finish means for leases and counts, and what it hands over."""
-        if result is None:
-            self._delivery_leases.unpin(lease)
-            return
-        claim, events, error = end
-        self._delivery_leases.end(lease)
-        lease.feed.open -= 1
-        self._settled()
-        if error is not None:
-            self._books.ended_deliveries[DEAD] += 1
-            return
-        self._books.ended_deliveries[PROCESSED if events else FILTERED] += 1
-        delivery = claim.delivery
-        for seq, number, position in result.stored:
-            event = events[position]
-            lane = self._books.lanes.get(number) or self._books.lane(number, event.destination, event.environment)
-            ref = make_ref(delivery.id, delivery.generation, position)
-            opened = OpenEvent(ref, event.id, event.json, now_ms, delivery.source)
-            lane.add(seq, len(event.json) + ROW_BYTES, opened)
-            self._lane_changed(lane)
+    def _finished(self, operation: Finishing, results: Sequence[FinishResult | None]) -> None:
+        """What the ends mean for leases and counts, and what they hand over; None for one that was refused."""
+        counts, now_ms, is_dead = self._books.ended_deliveries, operation.now_ms, operation.error is not None
+        opened: dict[int, list[Item[OpenEvent]]] = {}
+        for (lease, claim, events), result in zip(operation.held, results, strict=True):
+            if result is None:
+                self._delivery_leases.unpin(lease)
+                continue
+            self._delivery_leases.end(lease)
+            lease.feed.open -= 1
+            counts[DEAD if is_dead else PROCESSED if events else FILTERED] += 1
+            delivery = claim.delivery
+            for seq, number, position in result.stored:
+                event = events[position]
+                if number not in opened:
+                    opened[number] = []
+                    self._books.lane(number, event.destination, event.environment)
+                ref = make_ref(delivery.id, delivery.generation, position)
+                thing = OpenEvent(ref, event.id, event.json, now_ms, delivery.source)
+                opened[number].append((seq, len(event.json) + ROW_BYTES, thing))
+        for number, items in opened.items():
+            self._books.lanes[number].add(items)
+            self._lane_changed(self._books.lanes[number])
+        self._settled(len(results) - results.count(None))
 
     async def release_delivery(self, claim: ClaimedDelivery, after_seconds: float = 0) -> None:
         """In memory only: after a restart the delivery can be claimed at once."""
@@ -232,3 +233,16 @@ class SqliteDeliveries(SqliteCore):
         if rest_ends_ms is not None and rest_ends_ms > self._now_ms():
             seconds = min(seconds, (rest_ends_ms - self._now_ms()) / 1000)
         await wait_for(self._deliveries_changed, seconds)
+
+
+def parts(held: Sequence[HeldEnd]) -> Iterator[Sequence[HeldEnd]]:
+    """What goes into one transaction together: all of it, unless the events are large."""
+    begin = size_bytes = 0
+    for place, (_, _, events) in enumerate(held):
+        if size_bytes > FINISHING_BYTES_MAX:
+            yield held[begin:place]
+            begin, size_bytes = place, 0
+        for event in events:
+            size_bytes += len(event.json)
+    if held:
+        yield held[begin:]

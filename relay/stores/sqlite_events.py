@@ -93,21 +93,17 @@ class SqliteEvents(SqliteCore):
         return bool(found.items)
 
     def _take_events(self, lane: LaneFeed, limit: int, bytes_max: int, until_ms: int) -> list[ClaimedEvent]:
-        taken: list[Lease[OpenEvent]] = []
-        claimed: list[ClaimedEvent] = []
-        size_bytes = len("[]") - len(",")
-        while len(taken) < limit and (first := lane.first()) is not None:
-            event = first[2]
-            size_bytes += len(event.json) + len(",")
-            if taken and size_bytes > bytes_max:
-                break
-            lease = self._event_leases.take(lane, until_ms)
-            taken.append(lease)
-            claimed.append(ClaimedEvent(lease.claim, event.ref, event.id, event.json, event.attempt, event.created_ms))
+        """Counted as one JSON array: each with a comma, and one byte more for the brackets."""
+        items = lane.take(limit, bytes_max - 1, beside_bytes=ROW_BYTES - len(","))
+        leases = self._event_leases.hold(lane, items, until_ms)
+        claimed = [
+            ClaimedEvent(lease.claim, event.ref, event.id, event.json, event.attempt, event.created_ms)
+            for lease, (_, _, event) in zip(leases, items, strict=True)
+        ]
         lane.passed_ms = claimed[-1].created_ms if claimed else lane.passed_ms
         lane.taken_from()
         self._books.make_room()
-        self._event_leases.note(taken, until_ms)
+        self._event_leases.note(leases, until_ms)
         now_ms = self._now_ms()
         if claimed and lane.open > lane.held and lane.due_ms(now_ms) <= now_ms:
             self._lane_changed(lane)
@@ -116,11 +112,8 @@ class SqliteEvents(SqliteCore):
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         """All that are still held, in one step; the rest are counted in `late_settlements`."""
         owner, now_ms = self._owner, self._now_ms()
-        held: list[tuple[Lease[OpenEvent], Settlement]] = []
-        for settlement in settlements:
-            lease = self._event_leases.pin(settlement.event.claim, now_ms)
-            if lease is not None:
-                held.append((lease, settlement))
+        leases = self._event_leases.pin([settlement.event.claim for settlement in settlements], now_ms)
+        held = [(lease, each) for lease, each in zip(leases, settlements, strict=True) if lease is not None]
         self.late_settlements += len(settlements) - len(held)
         if not held:
             return
@@ -141,6 +134,8 @@ class SqliteEvents(SqliteCore):
         if operation.error is not None:
             self._unpin_events(operation.held)
             return
+        counts = self._books.ended_events
+        before = sum(counts)
         for lease, settlement in operation.held:
             lane, event = lease.feed, lease.thing
             assert isinstance(lane, LaneFeed)
@@ -149,10 +144,10 @@ class SqliteEvents(SqliteCore):
             state = EVENT_STATE_NUMBERS[settlement.state]
             lane.settled(lease.seq, event, None if state else settlement.at_ms)
             if state:
-                self._books.ended_events[state] += 1
-                self._settled()
+                counts[state] += 1
             else:
                 self._lane_changed(lane)
+        self._settled(sum(counts) - before)
 
     async def release_events(self, events: Sequence[ClaimedEvent]) -> None:
         """In memory only: nothing else changes."""

@@ -15,7 +15,9 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
+
+from msgspec import Struct
 
 from relay.models import Delivery
 
@@ -28,25 +30,20 @@ ARRIVED_BYTES_MAX: Final = 1024 * 1024
 NEVER_MS: Final = 2**62
 
 T = TypeVar("T")
+#: One of a feed: its seq, the bytes that it takes in memory, what it is.
+Item: TypeAlias = tuple[int, int, T]
 
 
-class OpenEvent:
+class OpenEvent(Struct, frozen=True, eq=False, gc=False):
     """A pending event as a claim needs it. `retried`: it has a row in event_state already."""
 
-    __slots__ = ("attempt", "created_ms", "id", "json", "ref", "retried", "source")
-
-    def __init__(
-        self,
-        ref: str,
-        event_id: str,
-        json: bytes,
-        created_ms: int,
-        source: str,
-        attempt: int = 0,
-        retried: bool = False,
-    ) -> None:
-        self.ref, self.id, self.json, self.created_ms, self.source = ref, event_id, json, created_ms, source
-        self.attempt, self.retried = attempt, retried
+    ref: str
+    id: str
+    json: bytes
+    created_ms: int
+    source: str
+    attempt: int = 0
+    retried: bool = False
 
 
 class Room:
@@ -100,38 +97,39 @@ class Feed(Generic[T]):
         self.name, self.number, self._room = name, number, room
         self.open = self.held = self.last = self.marked = self.bytes = self._arrived_bytes = 0
         self.behind = self.reading = self._missed = self._void = False
-        self.fresh: deque[tuple[int, int, T]] = deque()  # (seq, bytes, what it is)
-        self.front: deque[tuple[int, int, T]] = deque()
+        self.fresh: deque[Item[T]] = deque()
+        self.front: deque[Item[T]] = deque()
         self.returned: list[int] = []  # a heap
         self.loading: Sequence[int] = ()  # of those returned, what is being read now
-        self._arrived: list[tuple[int, int, T]] = []
+        self._arrived: list[Item[T]] = []
 
     # ── what becomes open ──
 
-    def add(self, seq: int, size_bytes: int, thing: T) -> None:
+    def add(self, items: Sequence[Item[T]]) -> None:
         """What was just committed. The seqs of a feed come in rising order."""
-        self.open += 1
-        if seq <= self.last:
-            return  # a read has seen the commit before we were told of it
+        self.open += len(items)
+        if items[0][0] <= self.last:  # a read has seen the commit before we were told of it
+            items = [item for item in items if item[0] > self.last]
         if self.reading:
-            self._arrived_bytes += size_bytes
-            if len(self._arrived) < FEED_COUNT_MAX and self._arrived_bytes <= ARRIVED_BYTES_MAX:
-                self._arrived.append((seq, size_bytes, thing))
-            else:
-                self._missed = True
+            for item in items:
+                self._arrive(item)
         elif not self.behind:
-            if len(self.fresh) >= FEED_COUNT_MAX:
-                self.behind = True
-                return
-            if not self.bytes:
-                self._room.touch(self)
-            self.fresh.append((seq, size_bytes, thing))
-            self.last = seq
-            self.bytes += size_bytes
-            room = self._room
-            room.used_bytes += size_bytes
-            if room.used_bytes > room.bytes_max:
-                room.make()
+            fitting = items[: max(FEED_COUNT_MAX - len(self.fresh), 0)]
+            self.behind = len(fitting) < len(items)
+            if fitting:
+                if not self.bytes:
+                    self._room.touch(self)
+                self._append(self.fresh, fitting)
+                self.last = fitting[-1][0]
+                self._room.make()
+
+    def _arrive(self, item: Item[T]) -> None:
+        """During a read."""
+        self._arrived_bytes += item[1]
+        if len(self._arrived) < FEED_COUNT_MAX and self._arrived_bytes <= ARRIVED_BYTES_MAX:
+            self._arrived.append(item)
+        else:
+            self._missed = True
 
     def bring_back(self, seq: int) -> None:
         """Open again after it had ended, or open with a row of its own: a read after `last` leaves it out."""
@@ -167,22 +165,35 @@ class Feed(Generic[T]):
         older = self.front and not self.fresh and self.front[0][0] > self.last  # what was replayed before an opening
         return bool(older) or len(self.front) + len(self.fresh) < count
 
-    def first(self) -> tuple[int, int, T] | None:
-        """The next one, left where it is."""
-        if self.front:
-            return min(self.front[0], self.fresh[0], key=by_seq) if self.fresh else self.front[0]
-        return self.fresh[0] if self.fresh else None
+    def take(self, count: int, bytes_max: int, *, beside_bytes: int = 0, least: int = 1) -> list[Item[T]]:
+        """The next ones, which from now on somebody holds: so many at most, and of so many bytes, but `least` of them
+        if they are there. `beside_bytes` of each are not counted.
+        """
+        front, fresh = self.front, self.fresh
+        if not front and len(fresh) <= count and self.bytes - beside_bytes * len(fresh) <= bytes_max:
+            return self._take_all()
+        taken: list[Item[T]] = []
+        size_bytes = 0
+        while len(taken) < count and (front or fresh):
+            where = front if front and not (fresh and fresh[0][0] < front[0][0]) else fresh
+            bytes_max -= where[0][1] - beside_bytes
+            if bytes_max < 0 and len(taken) >= least:
+                break
+            taken.append(where.popleft())
+            size_bytes += taken[-1][1]
+        self.held += len(taken)
+        self.bytes -= size_bytes
+        self._room.used_bytes -= size_bytes
+        return taken
 
-    def take(self) -> tuple[int, int, T]:
-        """The next one, which from now on somebody holds. Only when there is a `first`."""
-        if self.front and not (self.fresh and self.fresh[0][0] < self.front[0][0]):
-            item = self.front.popleft()
-        else:
-            item = self.fresh.popleft()
-        self.held += 1
-        self.bytes -= item[1]
-        self._room.used_bytes -= item[1]
-        return item
+    def _take_all(self) -> list[Item[T]]:
+        """Of what is fresh, where there is nothing else."""
+        taken = list(self.fresh)
+        self.fresh.clear()
+        self.held += len(taken)
+        self._room.used_bytes -= self.bytes
+        self.bytes = 0
+        return taken
 
     def taken_from(self) -> None:
         """At the end of a claim: others give way before this one."""
@@ -206,7 +217,7 @@ class Feed(Generic[T]):
         """From here on what is committed is remembered: the read may see it or not."""
         self.reading, self._missed, self._void, self._arrived, self._arrived_bytes = True, False, False, [], 0
 
-    def end_read(self, rows: Sequence[tuple[int, int, T]], is_all: bool) -> None:
+    def end_read(self, rows: Sequence[Item[T]], is_all: bool) -> None:
         """What was found after `last`, `is_all` when there was no more.
 
         A read sees at least what had been committed when it began, so with what arrived since then nothing is missing.
@@ -221,6 +232,7 @@ class Feed(Generic[T]):
             found += [item for item in arrived if item[0] > self.last]
             self.behind = False
         self._append(self.fresh, found)
+        self._room.touch(self)
         if found:
             self.last = found[-1][0]
 
@@ -233,14 +245,14 @@ class Feed(Generic[T]):
         self.loading = [heapq.heappop(self.returned) for _ in range(min(count, len(self.returned)))]
         return self.loading
 
-    def end_loading(self, rows: Sequence[tuple[int, int, T]], left: Iterable[int]) -> None:
+    def end_loading(self, rows: Sequence[Item[T]], left: Iterable[int]) -> None:
         """What was read of it, in order, and the numbers that must be read another time."""
         self.loading = ()
         for seq in left:
             heapq.heappush(self.returned, seq)
         self._into_front(rows)
 
-    def _into_front(self, rows: Sequence[tuple[int, int, T]]) -> None:
+    def _into_front(self, rows: Sequence[Item[T]]) -> None:
         if self.front:
             rows = sorted([*self.front, *rows], key=by_seq)
             size_bytes = sum(item[1] for item in self.front)
@@ -248,14 +260,14 @@ class Feed(Generic[T]):
             self.bytes -= size_bytes
             self._room.used_bytes -= size_bytes
         self._append(self.front, rows)
-
-    def _append(self, where: deque[tuple[int, int, T]], rows: Iterable[tuple[int, int, T]]) -> None:
-        """Without making room: what was read for a claim must still be there when it is taken."""
-        for row in rows:
-            where.append(row)
-            self.bytes += row[1]
-            self._room.used_bytes += row[1]
         self._room.touch(self)
+
+    def _append(self, where: deque[Item[T]], rows: Sequence[Item[T]]) -> None:
+        """Without making room: what was read for a claim must still be there when it is taken."""
+        size_bytes = sum([row[1] for row in rows])
+        where.extend(rows)
+        self.bytes += size_bytes
+        self._room.used_bytes += size_bytes
 
     def done_to(self, lowest_held: int | None) -> int:
         """Everything at or below it has its row. `lowest_held` is the lowest seq that somebody holds or lets rest."""
@@ -339,7 +351,7 @@ class LaneFeed(Feed[OpenEvent]):
         self.changed_due_ms = NEVER_MS
         return frozenset(self.loaded)
 
-    def end_retried(self, rows: Sequence[tuple[int, int, OpenEvent]], next_due_ms: int) -> None:
+    def end_retried(self, rows: Sequence[Item[OpenEvent]], next_due_ms: int) -> None:
         self.loaded.update(row[0] for row in rows)
         self.retry_due_ms = min(self.changed_due_ms, next_due_ms)
         self._into_front(rows)

@@ -9,7 +9,9 @@ import heapq
 from collections.abc import Iterable, Sequence
 from typing import Final, Generic, TypeVar
 
-from relay.stores.sqlite_feeds import Feed
+from msgspec import Struct
+
+from relay.stores.sqlite_feeds import Feed, Item
 
 #: Ends of leases that are kept although the lease has ended, before they are swept out.
 ENDS_SWEPT_MIN: Final = 1_000
@@ -17,17 +19,19 @@ ENDS_SWEPT_MIN: Final = 1_000
 T = TypeVar("T")
 
 
-class Lease(Generic[T]):
+class Lease(Struct, Generic[T], eq=False, gc=False):
     """One row of a feed, held until `until_ms`. A pinned one is being written at this moment and does not run out
     meanwhile. `thing` is what is held, None when it rests or the lease has ended.
     """
 
-    __slots__ = ("attempt", "claim", "feed", "noted", "pinned", "seq", "thing", "until_ms")
-
-    def __init__(self, feed: Feed[T], seq: int, thing: T, claim: int, attempt: int, until_ms: int) -> None:
-        self.feed, self.seq, self.claim, self.attempt, self.until_ms = feed, seq, claim, attempt, until_ms
-        self.thing: T | None = thing
-        self.pinned, self.noted = False, True
+    feed: Feed[T]
+    seq: int
+    thing: T | None
+    claim: int
+    attempt: int
+    until_ms: int
+    pinned: bool = False
+    noted: bool = True
 
 
 class Leases(Generic[T]):
@@ -42,14 +46,16 @@ class Leases(Generic[T]):
         self._serial = 0
         self._tries: dict[int, int] = {}  # of what was held and given back
 
-    def take(self, feed: Feed[T], until_ms: int) -> Lease[T]:
-        """Hold the feed's next one. `note` must follow."""
-        seq, _, thing = feed.take()
-        claim = self._next_claim
-        self._next_claim = claim + 1
-        attempt = self._tries.pop(seq, 0) + 1 if self._tries else 1
-        lease = self._by_claim[claim] = Lease(feed, seq, thing, claim, attempt, until_ms)
-        return lease
+    def hold(self, feed: Feed[T], items: Sequence[Item[T]], until_ms: int) -> list[Lease[T]]:
+        """What was just taken from the feed. `note` must follow."""
+        tries, claims = self._tries, range(self._next_claim, self._next_claim + len(items))
+        leases = [
+            Lease(feed, seq, thing, claim, 1 + tries.pop(seq, 0), until_ms)
+            for claim, (seq, _, thing) in zip(claims, items, strict=True)
+        ]
+        self._next_claim = claims.stop
+        self._by_claim.update(zip(claims, leases, strict=True))
+        return leases
 
     def note(self, leases: Sequence[Lease[T]], until_ms: int) -> None:
         """These run out at that time, unless they end before."""
@@ -61,13 +67,15 @@ class Leases(Generic[T]):
         if self._noted > ENDS_SWEPT_MIN + 2 * (len(self._by_claim) + len(self._resting)):
             self._sweep()
 
-    def pin(self, claim: int, now_ms: int) -> Lease[T] | None:
-        """The lease, kept from running out while its end is written; None when it is no longer held."""
-        lease = self._by_claim.get(claim)
-        if lease is None or lease.pinned or lease.until_ms <= now_ms:
-            return None
-        lease.pinned = True
-        return lease
+    def pin(self, claims: Sequence[int], now_ms: int) -> list[Lease[T] | None]:
+        """The leases, kept from running out while their ends are written; None for one that is no longer held."""
+        leases = list(map(self._by_claim.get, claims))
+        for place, lease in enumerate(leases):
+            if lease is None or lease.pinned or lease.until_ms <= now_ms:
+                leases[place] = None
+            else:
+                lease.pinned = True
+        return leases
 
     def unpin(self, lease: Lease[T]) -> None:
         """Nothing was written: the holder has what is left of the lease."""
@@ -110,7 +118,7 @@ class Leases(Generic[T]):
                 if lease.until_ms != until_ms:
                     continue  # it rests until later
                 lease.noted = False
-                if not lease.pinned and self._is_current(lease):
+                if not lease.pinned and self._current([lease]):
                     self._by_claim.pop(lease.claim, None)
                     self._resting.pop(lease.seq, None)
                     self._give_back(lease)
@@ -144,7 +152,5 @@ class Leases(Generic[T]):
         heapq.heapify(self._ends)
 
     def _current(self, leases: Iterable[Lease[T]]) -> list[Lease[T]]:
-        return [lease for lease in leases if self._is_current(lease)]
-
-    def _is_current(self, lease: Lease[T]) -> bool:
-        return self._by_claim.get(lease.claim) is lease or self._resting.get(lease.seq) is lease
+        held, resting = self._by_claim, self._resting
+        return [lease for lease in leases if lease.claim in held or resting.get(lease.seq) is lease]

@@ -167,62 +167,63 @@ def answers_of(result: AcceptResult, deliveries: Sequence[Delivery]) -> list[Acc
     return [Accepted(earlier.get(place, each.id), place in earlier) for place, each in enumerate(deliveries)]
 
 
-#: A held delivery, what becomes of it (no events: it is filtered), or why it is dead.
-End: TypeAlias = tuple[ClaimedDelivery, Sequence[Event], TransformError | None]
+#: A held delivery and what becomes of it; no events: it is filtered, or dead.
+End: TypeAlias = tuple[ClaimedDelivery, Sequence[Event]]
+#: The same with the lease by which it is held.
+HeldEnd: TypeAlias = tuple[Lease[Delivery], ClaimedDelivery, Sequence[Event]]
 
 
 class Finishing(Operation):
-    """Held deliveries that end, each for itself.
+    """Held deliveries that end, each for itself; with an `error` they are dead.
 
-    `apply` is told of each its lease, its end, `now_ms` and what was stored, None for what was refused. `finished` has
-    the same in words of the contract.
+    `apply` is told what was stored of each, None for what was refused. `finished` has the same in words of the
+    contract.
     """
 
-    __slots__ = ("answers", "apply", "ends", "finished", "now_ms")
-    jobs: list[Finish]
+    __slots__ = ("answers", "apply", "error", "finished", "held", "now_ms")
 
     def __init__(
         self,
+        held: Sequence[HeldEnd],
+        error: TransformError | None,
         now_ms: int,
-        apply: Callable[[Lease[Delivery], End, int, FinishResult | None], None],
+        apply: Callable[[Finishing, Sequence[FinishResult | None]], None],
         answers: Answers,
     ) -> None:
-        self.jobs, self.size_bytes = [], 0
-        self.now_ms, self.apply, self.answers = now_ms, apply, answers
-        self.ends: list[tuple[Lease[Delivery], End]] = []
+        failure = None if error is None else (error.code, error.message)
+        self.jobs = [finish(*each, now_ms, failure) for each in held]
+        self.size_bytes = sum([job.size_bytes for job in self.jobs])
+        self.held, self.error, self.now_ms, self.apply, self.answers = held, error, now_ms, apply, answers
         self.finished: list[Finished | None] = []
         answers.expect()
 
-    def add(self, lease: Lease[Delivery], end: End) -> None:
-        claim, events, error = end
-        delivery = claim.delivery
-        size_bytes = ROW_BYTES + sum([len(event.json) + ROW_BYTES for event in events])
-        job = Finish(
-            lease.seq,
-            delivery.generation,
-            delivery.received_ms,
-            len(delivery.request.body),
-            self.now_ms,
-            events,
-            None if error is None else (error.code, error.message),
-            size_bytes,
-        )
-        self.jobs.append(job)
-        self.size_bytes += size_bytes
-        self.ends.append((lease, end))
-
     def ended(self, results: Sequence[Any]) -> None:
-        first: Exception | None = None
-        for (lease, end), result in zip(self.ends, results, strict=True):
-            failure = result.error if isinstance(result, Failed) else None
-            stored = result if failure is None else None
-            try:
-                self.apply(lease, end, self.now_ms, stored)
-            except Exception as error:  # noqa: BLE001  as in tell_books
-                failure = failure or error
-            self.finished.append(None if stored is None else Finished(len(stored.stored), tuple(stored.duplicates)))
-            first = first or failure
-        self.answers.told(first)
+        failures = [result.error for result in results if isinstance(result, Failed)]
+        if failures:
+            results = [None if isinstance(result, Failed) else result for result in results]
+        try:
+            self.apply(self, results)
+        except Exception as error:  # noqa: BLE001  as in tell_books
+            failures.append(error)
+        self.finished = [
+            None if result is None else Finished(len(result.stored), tuple(result.duplicates)) for result in results
+        ]
+        self.answers.told(failures[0] if failures else None)
+
+
+def finish(
+    lease: Lease[Delivery],
+    claim: ClaimedDelivery,
+    events: Sequence[Event],
+    now_ms: int,
+    failure: tuple[str, str] | None,
+) -> Finish:
+    """The job of one end."""
+    delivery, size_bytes = claim.delivery, ROW_BYTES
+    for event in events:
+        size_bytes += len(event.json) + ROW_BYTES
+    body_bytes = len(delivery.request.body)
+    return Finish(lease.seq, delivery.generation, delivery.received_ms, body_bytes, now_ms, events, failure, size_bytes)
 
 
 class Answers:

@@ -42,22 +42,29 @@ class FeedMachine(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 5))
     def tell(self, count: int) -> None:
-        for seq, name, size in self.committed[self.told : self.told + max(count, 0)]:
-            self.feeds[name].add(seq, size, seq)
-            self.told += 1
+        heard = self.committed[self.told : self.told + max(count, 0)]
+        self.told += len(heard)
+        for name in "ab":
+            if items := [(seq, size, seq) for seq, owner, size in heard if owner == name]:
+                self.feeds[name].add(items)
 
-    @rule(name=NAMES, count=st.integers(1, 5))
-    def take(self, name: str, count: int) -> None:
-        feed = self.feeds[name]
-        while count and (first := feed.first()) is not None:
-            is_fresh = bool(feed.fresh) and feed.fresh[0] == first
-            assert feed.take() == first
-            assert first[0] not in self.done
-            assert first[0] not in self.held[name]
-            self.held[name].append(first[0])
-            if is_fresh:
-                self.taken_fresh[name].append(first[0])
-            count -= 1
+    @rule(name=NAMES, count=st.integers(1, 5), bytes_max=st.integers(1, 300))
+    def take(self, name: str, count: int, bytes_max: int) -> None:
+        feed, fresh = self.feeds[name], set(self.feeds[name].fresh)
+        there = sorted([*feed.front, *feed.fresh])
+        taken = feed.take(count, bytes_max)
+        assert taken == there[: len(taken)], "in the order of the file"
+        assert len(taken) <= count
+        assert len(taken) <= 1 or sum(size for _, size, _ in taken) <= bytes_max
+        if len(taken) < min(count, len(there)):
+            assert sum(size for _, size, _ in there[: len(taken) + 1]) > bytes_max
+            assert taken, "at least one"
+        for seq, size, _ in taken:
+            assert seq not in self.done
+            assert seq not in self.held[name]
+            self.held[name].append(seq)
+            if (seq, size, seq) in fresh:
+                self.taken_fresh[name].append(seq)
         feed.taken_from()
         self.room.make()
 
@@ -107,7 +114,7 @@ class FeedMachine(RuleBasedStateMachine):
         elif what == "tell":
             self.tell(2)
         else:
-            self.take(what, 2)
+            self.take(what, 2, 300)
 
     @rule(name=NAMES, count=st.integers(1, 3), some=st.integers(0, 3))
     def load(self, name: str, count: int, some: int) -> None:
@@ -143,7 +150,7 @@ class FeedMachine(RuleBasedStateMachine):
                     self.load(name, 3, 3)
                 elif feed.behind:
                     self.read(name, 4, False, [], [])
-                self.take(name, 100)
+                self.take(name, 100, 10**6)
                 if not (feed.behind or feed.returned or feed.ready):
                     break
             mine = {seq for seq, owner, _ in self.committed if owner == name}
@@ -162,11 +169,11 @@ def opened(name: str, *, retried: bool = False) -> OpenEvent:
 def test_the_feed_that_was_taken_from_the_longest_ago_gives_way() -> None:
     room = Room(100)
     stuck, busy = Feed[str]("stuck", room), Feed[str]("busy", room)
-    stuck.add(1, 60, "s1")
-    busy.add(2, 30, "b1")
-    busy.take()
+    stuck.add([(1, 60, "s1")])
+    busy.add([(2, 30, "b1")])
+    busy.take(1, 30)
     busy.taken_from()
-    busy.add(3, 60, "b2")
+    busy.add([(3, 60, "b2")])
     assert (stuck.ready, stuck.behind, stuck.last) == (0, True, 0)
     assert (busy.ready, busy.behind) == (1, False)
 
@@ -174,9 +181,9 @@ def test_the_feed_that_was_taken_from_the_longest_ago_gives_way() -> None:
 def test_a_lane_is_due_when_its_first_event_is() -> None:
     lane = LaneFeed(1, "default", None, Room())
     assert lane.due_ms(5_000) == sqlite_feeds.NEVER_MS
-    lane.add(1, 10, opened("e1"))
+    lane.add([(1, 10, opened("e1"))])
     assert (lane.due_ms(5_000), lane.due_ms(500)) == (1_000, 500), "at once, also under a clock that was set back"
-    seq, _, event = lane.take()
+    ((seq, _, event),) = lane.take(1, 10)
     lane.held -= 1
     lane.settled(seq, event, 9_000)
     assert (lane.open, lane.retried, lane.due_ms(5_000)) == (1, 1, 9_000)
@@ -192,3 +199,24 @@ def test_a_retried_event_that_is_forgotten_is_found_by_its_time_again() -> None:
     assert (lane.loaded, lane.due_ms(5_000)) == ({7}, 1_000)
     lane.forget()
     assert (lane.loaded, lane.returned, lane.needs_retried(5_000)) == (set(), [], True)
+
+
+def test_what_is_taken_is_counted_as_the_caller_counts() -> None:
+    feed = Feed[str]("github", Room())
+    feed.add([(seq, 30, f"thing {seq}") for seq in range(1, 6)])
+    assert [seq for seq, _, _ in feed.take(5, 20, beside_bytes=20)] == [1, 2]
+    assert feed.take(5, 9, beside_bytes=20, least=0) == []
+    assert [seq for seq, _, _ in feed.take(5, 9, beside_bytes=20)] == [3]
+    assert [seq for seq, _, _ in feed.take(5, 20, beside_bytes=20)] == [4, 5]
+    assert (feed.held, feed.bytes, feed.ready) == (5, 0, 0)
+
+
+def test_what_is_beyond_the_bound_is_left_to_the_file() -> None:
+    feed = Feed[int]("github", Room())
+    feed.begin_read()
+    feed.add([(seq, 1, seq) for seq in range(2, sqlite_feeds.FEED_COUNT_MAX + 2)])
+    feed.end_read([(1, 1, 1)], is_all=True)
+    assert (feed.ready, feed.behind) == (sqlite_feeds.FEED_COUNT_MAX + 1, False)
+    feed.add([(seq, 1, seq) for seq in range(feed.last + 1, feed.last + 4)])
+    assert (feed.ready, feed.behind) == (sqlite_feeds.FEED_COUNT_MAX + 1, True)
+    assert (feed.open, feed.last) == (sqlite_feeds.FEED_COUNT_MAX + 3, sqlite_feeds.FEED_COUNT_MAX + 1)

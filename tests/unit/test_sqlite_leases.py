@@ -8,14 +8,19 @@ from relay.stores.sqlite_leases import Lease, Leases
 
 def feed_of(*seqs: int) -> Feed[str]:
     feed = Feed[str]("github", Room())
-    for seq in seqs:
-        feed.add(seq, 10, f"thing {seq}")
+    if seqs:
+        feed.add([(seq, 10, f"thing {seq}") for seq in seqs])
     return feed
 
 
 def taken(leases: Leases[str], feed: Feed[str], until_ms: int = 100) -> Lease[str]:
-    lease = leases.take(feed, until_ms)
-    leases.note([lease], until_ms)
+    (lease,) = held = leases.hold(feed, feed.take(1, 10), until_ms)
+    leases.note(held, until_ms)
+    return lease
+
+
+def pinned(leases: Leases[str], claim: int, now_ms: int) -> Lease[str] | None:
+    (lease,) = leases.pin([claim], now_ms)
     return lease
 
 
@@ -34,9 +39,9 @@ def test_what_is_given_back_is_read_again_and_counts_its_tries() -> None:
 
 def test_a_lease_being_written_does_not_run_out_until_the_write_is_answered() -> None:
     leases, feed = Leases[str](1), feed_of(7)
-    lease = leases.pin(taken(leases, feed).claim, 99)
+    lease = pinned(leases, taken(leases, feed).claim, 99)
     assert lease is not None
-    assert leases.pin(lease.claim, 99) is None
+    assert pinned(leases, lease.claim, 99) is None
     assert leases.run_out(100) == []
     assert feed.unclaimed == 0
     leases.unpin(lease)
@@ -60,7 +65,7 @@ def test_a_rest_outlasts_the_lease_it_came_from_and_holds_no_body() -> None:
 
 def test_leases_of_one_claim_end_each_for_itself() -> None:
     leases, feed = Leases[str](1), feed_of(1, 2, 3)
-    held = [leases.take(feed, 100) for _ in range(3)]
+    held = leases.hold(feed, feed.take(3, 100), 100)
     leases.note(held, 100)
     leases.end(held[0])
     leases.release(held[1].claim, 0)
@@ -72,8 +77,8 @@ def test_leases_of_one_claim_end_each_for_itself() -> None:
 def test_ended_leases_take_no_memory() -> None:
     leases, feed = Leases[str](1), feed_of()
     for seq in range(1, 10_001):
-        feed.add(seq, 10, "thing")
-        lease = leases.pin(taken(leases, feed, until_ms=10**9).claim, 0)
+        feed.add([(seq, 10, "thing")])
+        lease = pinned(leases, taken(leases, feed, until_ms=10**9).claim, 0)
         assert lease is not None
         leases.end(lease)
     assert feed.held == 0
