@@ -47,9 +47,7 @@ class SqliteDeliveries(SqliteCore):
     def _accepted(self, deliveries: Sequence[Delivery], seqs: Sequence[int]) -> None:
         added: dict[str, list[Item[Delivery]]] = {}
         for seq, delivery in zip(seqs, deliveries, strict=True):
-            if seq and delivery.generation:
-                self._books.source(delivery.source).bring_back(seq)
-            elif seq:
+            if seq:
                 item = seq, len(delivery.request.body) + ROW_BYTES, delivery
                 added.setdefault(delivery.source, []).append(item)
         for name, items in added.items():

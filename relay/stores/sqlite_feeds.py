@@ -132,7 +132,7 @@ class Feed(Generic[T]):
             self._missed = True
 
     def bring_back(self, seq: int) -> None:
-        """Open again after it had ended, or open with a row of its own: a read after `last` leaves it out."""
+        """Open again after it had ended: a read after `last` leaves it out."""
         self.open += 1
         self.give_back(seq, None)
 
