@@ -35,6 +35,8 @@ SOCKET_BYTES: Final = 4 * 1024 * 1024
 class CommitterProcess(asyncio.Protocol):
     """See sqlite_writer.Committing. Made by `open`."""
 
+    shares_core = False
+
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.opens = 0
         self._process = process

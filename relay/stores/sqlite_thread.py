@@ -20,6 +20,8 @@ IDLE_SECONDS: Final = 0.05
 class CommitterThread:
     """See sqlite_writer.Committing. Made by `open`."""
 
+    shares_core = True
+
     def __init__(self, committer: Committer) -> None:
         self.opens = committer.opens
         self._committer = committer

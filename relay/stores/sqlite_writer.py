@@ -25,7 +25,7 @@ GROUP_BYTES_MAX: Final = 16 * 1024 * 1024
 #: Smaller groups are not handed over before the one that is being written is done.
 NEXT_WEIGHT_MIN: Final = 32
 #: A group has company as long as not so many turns of the event loop in a row brought nothing for it, and this long.
-QUIET_TURNS: Final = 3
+QUIET_TURNS: Final = 6
 COMPANY_SECONDS_MAX: Final = 0.0015
 #: Between two looks at what waits for too long.
 LOOK_SECONDS_MIN: Final = 0.1
@@ -36,7 +36,12 @@ T = TypeVar("T")
 
 
 class Committing(Protocol):
-    """The one who commits: `sqlite_thread`, `sqlite_process`. Everything here is called on the event loop."""
+    """The one who commits: `sqlite_thread`, `sqlite_process`. Everything here is called on the event loop.
+
+    `shares_core`: it works when the event loop does not, so it had better do more at a time than begin early.
+    """
+
+    shares_core: bool
 
     def begin(self, answer: Callable[[Reply], None], lost: Callable[[str], None]) -> None:
         """`answer` is called once a group, in their order; `lost`, with the reason, when there will be no more."""
@@ -185,7 +190,7 @@ class Writer:
             return
         if len(self._handed) > 1:
             return
-        if not (self._handed or self._refusal) and self._company.is_coming(self._queued, time.perf_counter()):
+        if self._has_company_coming():
             self._hand_over_soon()
             return
         group: list[Operation] = []
@@ -206,6 +211,11 @@ class Writer:
             self._handed_weight -= weight
             self._fail(group, error)
             self._hand_over_soon()
+
+    def _has_company_coming(self) -> bool:
+        if not self._committing.shares_core or self._handed or self._refusal:
+            return False
+        return self._company.is_coming(self._queued, time.perf_counter())
 
     def _answer(self, reply: Reply) -> None:
         """On a slow disk the next group waits a little for senders who have just been answered: else they would come

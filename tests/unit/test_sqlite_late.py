@@ -77,6 +77,8 @@ async def test_a_burst_that_is_written_in_time_is_not_refused(store: SqliteStore
 class ByHand:
     """Stands where the one who commits would; its replies are the test's."""
 
+    shares_core = False
+
     def begin(self, answer: Callable[[Reply], None], lost: Callable[[str], None]) -> None:
         self.answer = answer
         self.groups: asyncio.Queue[Sequence[Job]] = asyncio.Queue()

@@ -13,7 +13,7 @@ from relay.models import Accepted, Event, Settlement
 from relay.stores import sqlite_writer
 from relay.stores.sqlite import SqliteStore
 from relay.stores.sqlite_known import Known
-from relay.stores.sqlite_writer import COMPANY_SECONDS_MAX, WEIGHT_MAX, Company
+from relay.stores.sqlite_writer import COMPANY_SECONDS_MAX, QUIET_TURNS, WEIGHT_MAX, Company
 from tests.support.store import Clock, claim_all, claim_lane, delivery, event, process, sent
 
 MIB = 1024 * 1024
@@ -52,8 +52,9 @@ async def test_those_who_come_one_after_the_other_are_committed_together(
 
 def test_a_group_waits_for_those_who_are_coming_and_no_longer() -> None:
     company, now = Company(), 5.0
-    assert [company.is_coming(weight, now) for weight in (1, 1, 2, 2, 2, 2)] == [True] * 5 + [False]
-    assert [company.is_coming(7, now) for _ in range(4)] == [True] * 3 + [False], "it begins anew"
+    weights = [1, 1, *[2] * (QUIET_TURNS + 1)]
+    assert [company.is_coming(weight, now) for weight in weights] == [True] * (QUIET_TURNS + 2) + [False]
+    assert [company.is_coming(7, now) for _ in range(QUIET_TURNS + 1)] == [True] * QUIET_TURNS + [False], "and anew"
     times = [now + COMPANY_SECONDS_MAX * part for part in (0, 0.5, 0.9, 1.1)]
     assert [company.is_coming(weight, at) for weight, at in enumerate(times, 1)] == [True] * 3 + [False]
 
