@@ -12,7 +12,7 @@ from typing import Final
 from relay.stores.sqlite_file import PAGE_BYTES
 
 #: The WAL grows by so much between two checkpoints: small ones make small pauses.
-CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
+CHECKPOINT_BYTES: Final = 5 * 512 * 1024
 #: On a disk whose flushes are slow they are rare instead: each costs three of them, and whoever comes then waits.
 SLOW_CHECKPOINT_BYTES: Final = 128 * 1024 * 1024
 #: A disk is slow when each of the last small COMMITs took longer than this.
