@@ -35,9 +35,9 @@ from relay.stores.sqlite_values import (
 
 #: Rows in one statement, at most; and how many bytes of bodies they may hold together, since SQLite copies them.
 ROWS_MAX: Final = 64
-#: More rows than this go in multiples of it, and what is left in one more statement: some twenty of each kind.
-ROWS_STEP: Final = 4
 ROWS_BYTES_MAX: Final = 4 * 1024 * 1024
+#: Rows go in multiples of this, and what is left of them in one more statement: that makes some twenty of each kind.
+ROWS_STEP: Final = 4
 #: The most duplicate ids that a delivery remembers.
 DUPLICATES_MAX: Final = 100
 PROCESSED: Final = DELIVERY_STATES.index(DeliveryState.PROCESSED)
@@ -133,11 +133,11 @@ def accept_results(jobs: Sequence[Accept], first: int, earlier: dict[int, str]) 
     results: list[AcceptResult] = []
     begin = 0
     for job in jobs:
-        count = len(job.deliveries)
-        own = {place - begin: earlier[place] for place in range(begin, begin + count) if place in earlier}
-        results.append(AcceptResult(first, own if earlier else {}))
-        first += count - len(own)
-        begin += count
+        end = begin + len(job.deliveries)
+        own = {place - begin: earlier[place] for place in range(begin, end) if place in earlier} if earlier else {}
+        results.append(AcceptResult(first, own))
+        first += end - begin - len(own)
+        begin = end
     return results
 
 
@@ -257,7 +257,7 @@ def settle(session: Session, jobs: Sequence[Settle]) -> list[SettleResult]:
     return [SettleResult()] * len(jobs)
 
 
-def settling(held: Sequence[tuple[Lease[OpenEvent], Settlement]], now_ms: int, size_bytes: int) -> Settle:
+def settle_job(held: Sequence[tuple[Lease[OpenEvent], Settlement]], now_ms: int, size_bytes: int) -> Settle:
     """The job for events that are held, and how each ends."""
     sent: list[tuple[Any, ...]] = []
     others: list[tuple[Any, ...]] = []

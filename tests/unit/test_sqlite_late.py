@@ -14,7 +14,7 @@ from relay.errors import StoreUnavailable
 from relay.models import Accepted
 from relay.stores.sqlite import SqliteStore
 from relay.stores.sqlite_jobs import CallResult, Job, Reply
-from relay.stores.sqlite_writer import Writer
+from relay.stores.sqlite_writer import NEXT_WEIGHT_MIN, Writer
 from tests.support.store import Clock, claim_all, delivery, event
 
 
@@ -106,4 +106,29 @@ async def test_nothing_is_late_while_the_writer_waits_for_company() -> None:
         assert [len(await committing.groups.get()) for _ in range(2)] == [1, 1]
     committing.answer(Reply([CallResult(2)], rest_seconds=0, commits=2))
     assert await second == 2
+    await writer.close()
+
+
+async def test_a_second_group_is_handed_over_behind_the_first_when_it_is_as_large() -> None:
+    committing = ByHand()
+    writer = Writer(committing, queue_bytes_max=1000, wait_seconds_max=60)
+
+    async def submit(count: int) -> list[asyncio.Future[int]]:
+        calls = [writer.submit(len) for _ in range(count)]  # type: ignore[arg-type]  # they are never run
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return calls
+
+    for _ in range(3):
+        calls = await submit(NEXT_WEIGHT_MIN)
+        calls += await submit(NEXT_WEIGHT_MIN - 1)
+        assert committing.groups.qsize() == 1
+        calls += await submit(1)
+        calls += await submit(2 * NEXT_WEIGHT_MIN)
+        assert committing.groups.qsize() == 2, "no third one"
+        for size in (NEXT_WEIGHT_MIN, NEXT_WEIGHT_MIN, 2 * NEXT_WEIGHT_MIN):
+            jobs = await committing.groups.get()
+            assert len(jobs) == size
+            committing.answer(Reply([CallResult(1)] * size, rest_seconds=0, commits=1))
+        assert await asyncio.gather(*calls) == [1] * 4 * NEXT_WEIGHT_MIN
     await writer.close()
