@@ -232,3 +232,17 @@ async def test_a_preset_of_ones_own_is_watched(relay: RelayProcess, inngest: Fak
         (relay.folder / "acme.toml").write_text(own.replace("[scheme]", "[skeme]"))
         assert "acme.toml" in (await made.answered())["reason"]
         assert await made.post(http, "one", "c") == 200
+
+
+async def test_events_go_where_their_source_says_now(relay: RelayProcess, inngest: FakeInngest) -> None:
+    made = Configured(relay, inngest)
+    await made.start()
+    async with aiohttp.ClientSession() as http:
+        assert await made.post(http, "one", "before") == 200
+        await inngest.wait_for(lambda: len(inngest.accepted) == 1)
+        made.sources["github"]["environment"] = "pr-7"
+        made.write()
+        assert (await made.answered())["event"] == "config.reloaded"
+        assert await made.post(http, "one", "after") == 200
+        await inngest.wait_for(lambda: len(inngest.accepted) == 2)
+    assert [each.environment for each in inngest.accepted] == [None, "pr-7"]

@@ -19,6 +19,7 @@ from relay.fast_lane import (
     HELD_BYTES_MAX,
     REQUEST_BYTES_MAX,
     SWEEP_SECONDS,
+    TURN_MAX,
     UNFINISHED,
     FastConnection,
     Lane,
@@ -408,3 +409,17 @@ async def test_a_stop_closes_the_idle_and_waits_for_the_busy() -> None:
     await closing
     assert busy_wire.did == [b"1", "close"]
     assert hung_wire.did == ["abort"]
+
+
+async def test_what_one_turn_brings_is_taken_together_up_to_a_bound() -> None:
+    taken: list[list[FastConnection]] = []
+    lane = Lane(lambda requests, began: taken.append([connection for _, connection in requests]), HEAD_MAX, 100, 60.0)
+    lane.is_full = lambda: False
+    connections = [lane() for _ in range(2 * TURN_MAX + 7)]
+    for connection in connections:
+        connection.connection_made(Wire())
+        connection.data_received(PLAIN + b"12345")
+    await asyncio.sleep(0)
+    assert [len(turn) for turn in taken] == [TURN_MAX, TURN_MAX, 7]
+    assert [each for turn in taken for each in turn] == connections, "in the order in which they came"
+    await lane.close(0)

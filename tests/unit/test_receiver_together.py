@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from relay import receiver
 from relay.config import Receiver as ReceiverSettings
 from relay.fast_lane import TURN_MAX, FastConnection, Plain, read_plain
 from relay.presets import load_preset
@@ -224,3 +225,21 @@ async def test_a_stop_makes_each_answer_the_last_of_its_connection(senders: Send
         assert b"Connection: close" in answer
         assert ended == "close"
     assert senders.receiver.requests_held == senders.receiver.bodies_bytes_held == 0
+
+
+async def test_a_disabled_source_takes_nothing(senders: Senders) -> None:
+    wires = senders.send(github("d1", "asleep"), github("d2"))
+    await senders.answered()
+    assert [parsed(wire)[0] for wire in wires] == [404, 200]
+    assert [each.key for each in await senders.store.list_deliveries()] == ["d2"]
+
+
+async def test_more_bytes_than_may_be_held_are_refused(senders: Senders, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiver, "BODIES_BYTES_MAX", 3)
+    first, *_ = senders.send(*(github(f"d{n}") for n in range(3)))
+    await senders.answered()
+    status, answer = parsed(first)
+    assert (status, answer["error"]["code"]) == (503, "overloaded")
+    (later,) = senders.send(github("d4"))
+    await senders.answered()
+    assert parsed(later)[0] == 200
