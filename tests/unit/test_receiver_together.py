@@ -24,11 +24,12 @@ from tests.support.desk import Desk, open_desk
 from tests.support.requests import request_to
 from tests.support.wire import Wire
 
-SOURCES = {
+SOURCES: dict[str, dict[str, Any]] = {
     "github": {"provider": "github", "secrets": ["s"]},
     "other": {"provider": "github", "secrets": ["s"]},
     "xero": {"provider": "xero", "secrets": ["s"]},
     "twilio": {"provider": "twilio", "secrets": ["s"]},
+    "asleep": {"provider": "github", "secrets": ["s"], "enabled": False},
 }
 
 
@@ -231,6 +232,7 @@ async def test_a_disabled_source_takes_nothing(senders: Senders) -> None:
     wires = senders.send(github("d1", "asleep"), github("d2"))
     await senders.answered()
     assert [parsed(wire)[0] for wire in wires] == [404, 200]
+    assert parsed(wires[0])[1]["error"]["code"] == "source_disabled"
     assert [each.key for each in await senders.store.list_deliveries()] == ["d2"]
 
 
