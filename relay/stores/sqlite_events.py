@@ -13,7 +13,6 @@ from relay.stores.sqlite_feeds import LaneFeed, OpenEvent
 from relay.stores.sqlite_leases import Lease
 from relay.stores.sqlite_operations import Settling
 from relay.stores.sqlite_reads import ROW_BYTES, due_events, named_events, open_events
-from relay.stores.sqlite_transitions import settle_job
 from relay.stores.sqlite_values import EVENT_STATE_NUMBERS
 
 
@@ -119,8 +118,7 @@ class SqliteEvents(SqliteCore):
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
-            job = settle_job(held, now_ms, len(held) * ROW_BYTES)
-            owner.put((Settling(held, job, self._events_settled, future),))
+            owner.put((Settling(held, now_ms, self._events_settled, future),))
         except StoreUnavailable:
             self._unpin_events(held)
             raise

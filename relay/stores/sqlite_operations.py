@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from relay.errors import StoreUnavailable, TransformError
-from relay.models import Accepted, ClaimedDelivery, Delivery, Event, Finished, Settlement
+from relay.models import Accepted, ClaimedDelivery, Delivery, Event, EventState, Finished, Settlement
 from relay.stores.sqlite_feeds import OpenEvent
 from relay.stores.sqlite_file import unavailable
 from relay.stores.sqlite_jobs import (
@@ -29,6 +29,7 @@ from relay.stores.sqlite_jobs import (
 from relay.stores.sqlite_leases import Lease
 from relay.stores.sqlite_reads import ROW_BYTES
 from relay.stores.sqlite_session import Session
+from relay.stores.sqlite_values import EVENT_STATE_NUMBERS, shortened
 
 T = TypeVar("T")
 
@@ -171,6 +172,10 @@ def answers_of(result: AcceptResult, deliveries: Sequence[Delivery]) -> list[Acc
 End: TypeAlias = tuple[ClaimedDelivery, Sequence[Event]]
 #: The same with the lease by which it is held.
 HeldEnd: TypeAlias = tuple[Lease[Delivery], ClaimedDelivery, Sequence[Event]]
+#: The lease of an event, and how its attempt ends.
+HeldSettlement: TypeAlias = tuple[Lease[OpenEvent], Settlement]
+
+SENT: Final = EVENT_STATE_NUMBERS[EventState.SENT]
 
 
 class Finishing(Operation):
@@ -191,7 +196,7 @@ class Finishing(Operation):
         answers: Answers,
     ) -> None:
         failure = None if error is None else (error.code, error.message)
-        self.jobs = [finish(*each, now_ms, failure) for each in held]
+        self.jobs = [finish_job(*each, now_ms, failure) for each in held]
         self.size_bytes = sum([job.size_bytes for job in self.jobs])
         self.held, self.error, self.now_ms, self.apply, self.answers = held, error, now_ms, apply, answers
         self.finished: list[Finished | None] = []
@@ -211,7 +216,7 @@ class Finishing(Operation):
         self.answers.told(failures[0] if failures else None)
 
 
-def finish(
+def finish_job(
     lease: Lease[Delivery],
     claim: ClaimedDelivery,
     events: Sequence[Event],
@@ -255,17 +260,37 @@ class Settling(Single):
 
     def __init__(
         self,
-        held: Sequence[tuple[Lease[OpenEvent], Settlement]],
-        job: Settle,
+        held: Sequence[HeldSettlement],
+        now_ms: int,
         apply: Callable[[Settling], None],
         future: asyncio.Future[None],
     ) -> None:
-        super().__init__(job)
+        super().__init__(settle_job(held, now_ms))
         self.held, self.apply, self.future = held, apply, future
 
     def told(self, result: object) -> None:
         tell_books(self, self.apply, self)
         tell_future(self.future, None, self.error)
+
+
+def settle_job(held: Sequence[HeldSettlement], now_ms: int) -> Settle:
+    """The job of all of them. Most are sent, and have nothing else to say."""
+    sent: list[tuple[Any, ...]] = []
+    others: list[tuple[Any, ...]] = []
+    for lease, settlement in held:
+        assert lease.thing is not None, "a pinned lease has not ended"
+        state = EVENT_STATE_NUMBERS[settlement.state]
+        lane, source = lease.feed.number, lease.thing.source
+        attempt = settlement.event.attempt + settlement.counted
+        code, message = settlement.code, shortened(settlement.message)
+        if state == SENT and code is None and message is None:
+            sent.append((lease.seq, SENT, lane, source, attempt, now_ms, settlement.inngest_id))
+        else:
+            at_ms, settled_ms = (0, now_ms) if state else (max(settlement.at_ms, 1), None)
+            others.append(
+                (lease.seq, state, lane, source, at_ms, attempt, settled_ms, settlement.inngest_id, code, message)
+            )
+    return Settle(sent, others, len(held) * ROW_BYTES)
 
 
 class Calling(Single, Generic[T]):

@@ -16,16 +16,13 @@ from functools import cache
 from itertools import chain
 from typing import Any, Final
 
-from relay.models import Delivery, DeliveryState, Event, EventState, Settlement
+from relay.models import Delivery, DeliveryState, Event, EventState
 from relay.stores import sqlite_blocks
 from relay.stores.sqlite_blocks import Blocks, digest_of, key_made_of, rows_of
-from relay.stores.sqlite_feeds import OpenEvent
 from relay.stores.sqlite_jobs import Accept, AcceptResult, Finish, FinishResult, Settle, SettleResult
-from relay.stores.sqlite_leases import Lease
 from relay.stores.sqlite_session import Session
 from relay.stores.sqlite_values import (
     DELIVERY_STATES,
-    EVENT_STATE_NUMBERS,
     EVENT_STATES,
     bindable,
     event_hash,
@@ -43,7 +40,6 @@ DUPLICATES_MAX: Final = 100
 PROCESSED: Final = DELIVERY_STATES.index(DeliveryState.PROCESSED)
 FILTERED: Final = DELIVERY_STATES.index(DeliveryState.FILTERED)
 DEAD: Final = DELIVERY_STATES.index(DeliveryState.DEAD)
-SENT: Final = EVENT_STATES.index(EventState.SENT)
 
 #: Statements that insert: what stands before the rows, how many columns they have, what stands behind them.
 BLOCKS: Final = ("INSERT OR FAIL INTO blocks (block, first, heads, bodies) VALUES ", 4, "")
@@ -255,26 +251,6 @@ def settle(session: Session, jobs: Sequence[Settle]) -> list[SettleResult]:
     insert(session, EVENTS_SENT, list(chain.from_iterable([job.sent for job in jobs])))
     insert(session, EVENT_STATE_ROWS, list(chain.from_iterable([job.others for job in jobs])))
     return [SettleResult()] * len(jobs)
-
-
-def settle_job(held: Sequence[tuple[Lease[OpenEvent], Settlement]], now_ms: int, size_bytes: int) -> Settle:
-    """The job for events that are held, and how each ends."""
-    sent: list[tuple[Any, ...]] = []
-    others: list[tuple[Any, ...]] = []
-    for lease, settlement in held:
-        assert lease.thing is not None, "a pinned lease has not ended"
-        state = EVENT_STATE_NUMBERS[settlement.state]
-        lane, source = lease.feed.number, lease.thing.source
-        attempt = settlement.event.attempt + settlement.counted
-        code, message = settlement.code, shortened(settlement.message)
-        if state == SENT and code is None and message is None:
-            sent.append((lease.seq, SENT, lane, source, attempt, now_ms, settlement.inngest_id))
-        else:
-            at_ms, settled_ms = (0, now_ms) if state else (max(settlement.at_ms, 1), None)
-            others.append(
-                (lease.seq, state, lane, source, at_ms, attempt, settled_ms, settlement.inngest_id, code, message)
-            )
-    return Settle(sent, others, size_bytes)
 
 
 @dataclass(slots=True)
