@@ -11,7 +11,7 @@ from relay.models import ClaimedEvent, Lane, Settlement
 from relay.stores.sqlite_core import AHEAD_BYTES_MAX, AHEAD_MAX, CLAIM_BYTES_MAX, CLAIM_MAX, SqliteCore, wait_for
 from relay.stores.sqlite_feeds import LaneFeed, OpenEvent
 from relay.stores.sqlite_leases import Lease
-from relay.stores.sqlite_operations import Settling
+from relay.stores.sqlite_operations import HeldSettlement, Settling
 from relay.stores.sqlite_reads import ROW_BYTES, due_events, named_events, open_events
 from relay.stores.sqlite_values import EVENT_STATE_NUMBERS
 
@@ -124,7 +124,7 @@ class SqliteEvents(SqliteCore):
             raise
         await future
 
-    def _unpin_events(self, held: Sequence[tuple[Lease[OpenEvent], Settlement]]) -> None:
+    def _unpin_events(self, held: Sequence[HeldSettlement]) -> None:
         for lease, _ in held:
             self._event_leases.unpin(lease)
 

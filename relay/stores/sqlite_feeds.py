@@ -278,7 +278,7 @@ class Feed(Generic[T]):
         return min(found) - 1
 
 
-def by_seq(item: tuple[int, int, Any]) -> int:
+def by_seq(item: Item[Any]) -> int:
     return item[0]
 
 

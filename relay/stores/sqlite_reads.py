@@ -17,14 +17,13 @@ from typing import Any, Final, TypeAlias, TypeVar
 from relay.errors import StoreUnavailable
 from relay.models import Delivery
 from relay.stores.sqlite_blocks import OF_SOURCE, Blocks
-from relay.stores.sqlite_feeds import NEVER_MS, OpenEvent
+from relay.stores.sqlite_feeds import NEVER_MS, Item, OpenEvent
 from relay.stores.sqlite_file import open_reader, unavailable
 from relay.stores.sqlite_values import bound, make_ref, text, text_or_none
 
 T = TypeVar("T")
-#: (seq, bytes, what it is), as feeds have it.
-DeliveryItem: TypeAlias = tuple[int, int, Delivery]
-EventItem: TypeAlias = tuple[int, int, OpenEvent]
+DeliveryItem: TypeAlias = Item[Delivery]
+EventItem: TypeAlias = Item[OpenEvent]
 
 #: What a row costs in memory, and in the writer's queue, beside its body.
 ROW_BYTES: Final = 512
@@ -95,7 +94,7 @@ class Reader:
 class Found:
     """What a read found; `is_all` when there was no more of it, `left` what it was asked for and did not come to."""
 
-    items: Sequence[tuple[int, int, Any]]
+    items: Sequence[Item[Any]]
     is_all: bool
     left: Sequence[int] = ()
 
@@ -114,9 +113,9 @@ def open_events(connection: sqlite3.Connection, lane: int, after: int, count: in
     return limited((item for row in rows if (item := event_item(blocks, row))), count, bytes_max)
 
 
-def limited(items: Iterable[tuple[int, int, T]], count: int, bytes_max: int) -> Found:
+def limited(items: Iterable[Item[T]], count: int, bytes_max: int) -> Found:
     """One by one until there are enough, so that what is not wanted is not read."""
-    found: list[tuple[int, int, T]] = []
+    found: list[Item[T]] = []
     size_bytes = 0
     for item in items:
         found.append(item)
@@ -148,8 +147,8 @@ def named_events(connection: sqlite3.Connection, seqs: Sequence[int], bytes_max:
     return named(find, seqs, bytes_max)
 
 
-def named(find: Callable[[int], tuple[int, int, T] | None], seqs: Sequence[int], bytes_max: int) -> Found:
-    found: list[tuple[int, int, T]] = []
+def named(find: Callable[[int], Item[T] | None], seqs: Sequence[int], bytes_max: int) -> Found:
+    found: list[Item[T]] = []
     size_bytes = 0
     for place, seq in enumerate(seqs):
         if size_bytes >= bytes_max:
