@@ -21,7 +21,7 @@ from aiohttp import web
 
 from relay import __version__
 from relay.config import Config
-from relay.connection import PublicRunner, find_room, raise_files_limit
+from relay.connection import ACCEPTS_MAX, PublicRunner, find_room, raise_files_limit
 from relay.console import operator_app
 from relay.console_rejected import add_rejected
 from relay.dev_sink import DevSink, TerminalSink
@@ -171,7 +171,9 @@ class Relay:
             lingering_time=LINGER_SECONDS,
             shutdown_timeout=CUT_SECONDS,
         )
-        return await listen(runner, settings.host, settings.port, key="receiver", backlog=room.backlog)
+        return await listen(
+            runner, settings.host, settings.port, key="receiver", backlog=room.backlog, accepts=ACCEPTS_MAX
+        )
 
     async def unready_reasons(self) -> list[str]:
         return ["stopping"] if self.stopping else []

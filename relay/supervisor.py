@@ -8,7 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, cast
 
 from aiohttp import web
 
@@ -81,12 +81,17 @@ class Supervisor:
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
-async def listen(runner: web.AppRunner, host: str, port: int, *, key: str, backlog: int = 128) -> web.AppRunner:
-    """Open one listener. Raises ConfigError when the address cannot be had."""
+async def listen(
+    runner: web.AppRunner, host: str, port: int, *, key: str, backlog: int = 128, accepts: int = 1
+) -> web.AppRunner:
+    """Open one listener. Raises ConfigError when the address cannot be had. `accepts`: so many connections may be
+    accepted in one turn of the event loop.
+    """
     await runner.setup()
     site = web.TCPSite(runner, host, port, backlog=backlog)
     try:
         await site.start()
+        await listen_again(runner, accepts - 1, backlog)
     except socket.gaierror as error:
         await runner.cleanup()
         raise ConfigError(f"{host} is no address of this machine ({error.strerror})", key=f"{key}.host") from error
@@ -95,6 +100,15 @@ async def listen(runner: web.AppRunner, host: str, port: int, *, key: str, backl
         remedy = f"cannot listen on {host}:{port} ({error.strerror}): stop what uses it, or set another port"
         raise ConfigError(remedy, key=f"{key}.port") from error
     return runner
+
+
+async def listen_again(runner: web.AppRunner, times: int, backlog: int) -> None:
+    """Listen on the same sockets so many times more: libuv accepts one connection of each in a turn."""
+    servers = [cast(asyncio.Server, site._server) for site in runner.sites]
+    for listening in [each for server in servers for each in server.sockets]:
+        for _ in range(times):
+            again = socket.socket(fileno=os.dup(listening.fileno()))
+            await web.SockSite(runner, again, backlog=backlog).start()
 
 
 def listening_url(runner: web.AppRunner) -> str:
