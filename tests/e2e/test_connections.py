@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import re
 import socket
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from relay.connection import ACCEPTS_MAX
 from tests.support.relay_process import GITHUB_SECRET, RelayProcess, write_config
 
 NOWHERE = "http://127.0.0.1:9"  # nothing listens there: events wait
@@ -246,3 +248,14 @@ async def is_accepted(http: aiohttp.ClientSession, relay: RelayProcess) -> bool:
             return answer.status == 200
     except aiohttp.ClientConnectionError:
         return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
+async def test_the_receiver_accepts_several_connections_in_a_turn(serving: RelayProcess) -> None:
+    """Its one listening socket is there so often (tests/unit/test_listening.py shows what that does)."""
+    port = int(serving.receiver_url.rsplit(":", 1)[1])
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    (inode,) = [row[9] for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "0A"]  # listening
+    assert serving.process is not None
+    files = [os.readlink(file) for file in Path(f"/proc/{serving.process.pid}/fd").iterdir()]
+    assert files.count(f"socket:[{inode}]") == ACCEPTS_MAX
