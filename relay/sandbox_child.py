@@ -127,8 +127,8 @@ def make_engine(settings: dict[str, Any]) -> Engine:
 
 def main(settings: dict[str, Any]) -> None:
     """`settings`: the limits, whether contexts may be used again, the layers to leave out."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload is the relay's
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the relay's: it ends its children when it has drained
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # a terminal's or service's are the relay's, which drains and ends us
     channel = Channel(socket.socket(fileno=0))
     try:
         engine = make_engine(settings)

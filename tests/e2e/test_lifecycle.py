@@ -151,12 +151,13 @@ async def test_children_die_with_a_killed_relay(relay: RelayProcess) -> None:
         await asyncio.sleep(0.02)
 
 
-async def test_ctrl_c_on_a_terminal_leaves_the_scripts_their_drain(relay: RelayProcess) -> None:
-    """A terminal sends SIGINT to the whole group, the sandbox's children too."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_stop_of_the_whole_group_leaves_the_scripts_their_drain(relay: RelayProcess, number: int) -> None:
+    """A terminal sends its SIGINT, and systemd its SIGTERM, to the sandbox's children too."""
     write_config(relay.folder, NOWHERE)
     await relay.start()
     assert relay.process is not None
-    os.killpg(relay.process.pid, signal.SIGINT)
+    os.killpg(relay.process.pid, number)
     assert await asyncio.to_thread(relay.process.wait, 12) == 0
     assert "child.lost" not in relay.log_text()
 
