@@ -13,6 +13,7 @@ import errno
 import os
 import platform
 import resource
+import signal
 import struct
 import sys
 from collections.abc import Callable, Collection
@@ -26,7 +27,6 @@ NOBODY: Final = 65534
 
 # linux/prctl.h
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
-SIGKILL: Final = 9
 # The Landlock system calls have one number on every architecture (asm-generic/unistd.h).
 LANDLOCK_CREATE_RULESET, LANDLOCK_RESTRICT_SELF = 444, 446
 
@@ -110,8 +110,14 @@ def linux_only() -> None:
 def die_with_parent() -> None:
     """SIGKILL when the parent ends, even while a script hangs; and nobody of the same uid may look into our memory."""
     if sys.platform == "linux":
-        guarded(lambda: str(libc_call("prctl", PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)))
+        guarded(lambda: str(libc_call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)))
         guarded(lambda: str(libc_call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)))
+
+
+def leave_signals_to_parent() -> None:
+    """What a terminal or a service manager sends to all processes is the relay's, which ends its children itself."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def give_way() -> None:

@@ -25,7 +25,8 @@ FILES_WANTED: Final = 65_536
 FILES_RESERVED: Final = 192
 BACKLOG_MAX: Final = 1024
 #: So many of those that wait are accepted in one turn of the event loop. With one a turn, as it is by itself, a new
-#: sender waits behind all the requests of those who are there, and no two requests are ever taken together.
+#: sender waits behind all the requests of those who are there, and of those who connect for each request no two are
+#: ever taken together.
 ACCEPTS_MAX: Final = 8
 
 

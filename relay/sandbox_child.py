@@ -10,13 +10,12 @@ import gc
 import json
 import os
 import resource
-import signal
 import socket
 import time
 from pathlib import Path
 from typing import Any, Final
 
-from relay.confine import confine, give_way
+from relay.confine import confine, give_way, leave_signals_to_parent
 from relay.sandbox_channel import (
     ABSENT,
     COMPILE,
@@ -127,8 +126,7 @@ def make_engine(settings: dict[str, Any]) -> Engine:
 
 def main(settings: dict[str, Any]) -> None:
     """`settings`: the limits, whether contexts may be used again, the layers to leave out."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # a terminal's or service's are the relay's, which drains and ends us
+    leave_signals_to_parent()
     channel = Channel(socket.socket(fileno=0))
     try:
         engine = make_engine(settings)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from relay.confine import die_with_parent
+from relay.confine import die_with_parent, leave_signals_to_parent
 from relay.memory import settle_memory
 from relay.stores.sqlite_committer import Committer
 from relay.stores.sqlite_jobs import (
@@ -32,9 +31,8 @@ END_KIND: Final = FRAME.unpack(END)[0]
 
 
 def run(settings: dict[str, Any]) -> None:
-    """Until the relay says so, or is gone. Signals for all of a terminal's or a service's processes are the relay's."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    """Until the relay says so, or is gone."""
+    leave_signals_to_parent()
     die_with_parent()
     if os.getppid() != settings["parent"]:
         return  # it was gone before the kernel knew that we go with it
