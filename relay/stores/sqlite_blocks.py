@@ -20,20 +20,21 @@ import msgspec
 from msgspec import Raw, Struct
 
 from relay.models import Delivery, RawHeaders, Request
+from relay.stores.sqlite_squeeze import squeeze, unsqueeze
 from relay.stores.sqlite_values import bindable, bound, key_hash, text, text_or_none
 
 #: A bit each in one of SQLite's integers.
 BLOCK_DELIVERIES_MAX: Final = 63
-#: Bodies in one block, but one at least: whoever wants one of them reads them all.
-BLOCK_BYTES_MAX: Final = 64 * 1024
+#: Bodies in one block, but one at least: more of them are smaller together, but whoever wants one unsqueezes them all.
+BLOCK_BYTES_MAX: Final = 128 * 1024
 #: So much of an id is looked up: of a ULID its time, to 32 ms. What arrives together has a row or two together.
 START_CHARACTERS: Final = 9
 #: A string, or bytes when it is no valid Unicode (see `bound`), for which msgspec has no other name.
 Text: TypeAlias = Any
 
-BLOCK_OF: Final = "SELECT first, block, heads FROM blocks WHERE block >= ? ORDER BY block LIMIT 1"
+BLOCK_OF: Final = "SELECT first, block, squeezed, heads FROM blocks WHERE block >= ? ORDER BY block LIMIT 1"
 BODIES: Final = "SELECT bodies FROM blocks WHERE block = ?"
-CHANGE_BLOCK: Final = "UPDATE blocks SET heads = ?, bodies = ? WHERE block = ?"
+CHANGE_BLOCK: Final = "UPDATE blocks SET squeezed = 1, heads = ?, bodies = ? WHERE block = ?"
 CLEAR_PLACES: Final = "UPDATE block_sources SET places = places & ~?, count = count - ? WHERE source = ? AND block = ?"
 DROP_START: Final = "DELETE FROM block_ids WHERE start = ? AND block = ?"
 BLOCKS_OF_START: Final = "SELECT block FROM block_ids WHERE start = ?"
@@ -110,8 +111,8 @@ Row: TypeAlias = tuple[Any, ...]
 
 
 def rows_of(first: int, deliveries: Sequence[Delivery]) -> tuple[list[Row], list[Row], list[Row]]:
-    """The rows of blocks (block, first, heads, bodies), of block_sources (source, block, first, places, count) and of
-    block_ids (start, block) that hold deliveries with the seqs from `first` on.
+    """The rows of blocks (block, first, squeezed, heads, bodies), of block_sources (source, block, first, places,
+    count) and of block_ids (start, block) that hold deliveries with the seqs from `first` on.
     """
     blocks: list[Row] = []
     sources: list[Row] = []
@@ -120,7 +121,8 @@ def rows_of(first: int, deliveries: Sequence[Delivery]) -> tuple[list[Row], list
     for end in ends_of([len(delivery.request.body) for delivery in deliveries]):
         held = deliveries[begin:end]
         last = first + len(held) - 1
-        blocks.append((last, first, pack(held), b"".join([delivery.request.body for delivery in held])))
+        bodies = b"".join([delivery.request.body for delivery in held])
+        blocks.append((last, first, 1, squeeze(pack(held)), squeeze(bodies)))
         sources += [(source, last, first, places, places.bit_count()) for source, places in places_of(held).items()]
         ids += [(start, last) for start in {delivery.id[:START_CHARACTERS] for delivery in held}]
         begin, first = end, last + 1
@@ -179,9 +181,9 @@ def pack(deliveries: Sequence[Delivery]) -> bytes:
 class Block:
     """What is in one of them: seqs from `first` to `last`, which is also its number. Heads are read when asked for."""
 
-    def __init__(self, first: int, last: int, packed: bytes) -> None:
-        self.first, self.last = first, last
-        self.sizes, self.heads = _decode_heads(packed)
+    def __init__(self, first: int, last: int, squeezed: int, heads: bytes) -> None:
+        self.first, self.last, self.squeezed = first, last, squeezed
+        self.sizes, self.heads = _decode_heads(unsqueeze(heads) if squeezed else heads)
         self.ends = list(accumulate(self.sizes))
 
     def head(self, seq: int) -> Head | None:
@@ -251,8 +253,14 @@ class Blocks:
         if block is None:
             return b""
         if self._bodies[0] != block.last:
-            self._bodies = block.last, self._connection.execute(BODIES, (block.last,)).fetchone()[0]
+            self._bodies = block.last, bodies_of(self._connection, block)
         return self._bodies[1][block.span(seq)]
+
+
+def bodies_of(connection: sqlite3.Connection, block: Block) -> bytes:
+    """One behind the other."""
+    bodies: bytes = connection.execute(BODIES, (block.last,)).fetchone()[0]
+    return unsqueeze(bodies) if block.squeezed else bodies
 
 
 def seq_of(connection: sqlite3.Connection, delivery_id: str) -> int | None:
@@ -293,7 +301,7 @@ def prune(connection: sqlite3.Connection, seqs: Iterable[int]) -> None:
 def _take_out(connection: sqlite3.Connection, block: Block, gone: Set[int]) -> None:
     places: Counter[Text] = Counter()
     starts = block.starts()
-    bodies = connection.execute(BODIES, (block.last,)).fetchone()[0]
+    bodies = bodies_of(connection, block)
     kept = [bodies[block.span(seq)] for seq in range(block.first, block.last + 1) if seq not in gone]
     for seq in gone:
         head = block.head(seq)
@@ -309,4 +317,5 @@ def _take_out(connection: sqlite3.Connection, block: Block, gone: Set[int]) -> N
     if all(head == NIL for head in block.heads):
         connection.execute("DELETE FROM blocks WHERE block = ?", (block.last,))
     else:
-        connection.execute(CHANGE_BLOCK, (_encode((block.sizes, block.heads)), b"".join(kept), block.last))
+        heads = _encode((block.sizes, block.heads))
+        connection.execute(CHANGE_BLOCK, (squeeze(heads), squeeze(b"".join(kept)), block.last))

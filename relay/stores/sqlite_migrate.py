@@ -8,14 +8,21 @@ from pathlib import Path
 from typing import Any, Final
 
 from relay.models import Delivery, Request
-from relay.stores.sqlite_blocks import BLOCK_BYTES_MAX, BLOCK_DELIVERIES_MAX, rows_of
+from relay.stores.sqlite_blocks import BLOCK_BYTES_MAX, BLOCK_DELIVERIES_MAX, pack, places_of
 from relay.stores.sqlite_known import Known
 from relay.stores.sqlite_values import bindable, bound, key_hash, text, text_or_none, unpack_headers
 
 #: Entry n takes a file from version n to n + 1.
 SCHEMAS: Final = tuple(
     Path(__file__).with_name(name)
-    for name in ("schema.sql", "schema_secrets.sql", "schema_happened.sql", "schema_blocks.sql", "schema_block_ids.sql")
+    for name in (
+        "schema.sql",
+        "schema_secrets.sql",
+        "schema_happened.sql",
+        "schema_blocks.sql",
+        "schema_block_ids.sql",
+        "schema_squeezed.sql",
+    )
 )
 VERSION: Final = len(SCHEMAS)
 #: What is known is written in portions, so that a big file needs no big memory.
@@ -105,11 +112,14 @@ def carry_deliveries(connection: sqlite3.Connection) -> None:
 
 
 def write_block(connection: sqlite3.Connection, first: int, deliveries: Sequence[Delivery]) -> None:
-    blocks, sources, _ = rows_of(first, deliveries)
-    connection.executemany("INSERT INTO blocks (block, first, heads, bodies) VALUES (?, ?, ?, ?)", blocks)
+    if not deliveries:
+        return
+    last = first + len(deliveries) - 1
+    block = last, first, pack(deliveries), b"".join([delivery.request.body for delivery in deliveries])
+    connection.execute("INSERT INTO blocks (block, first, heads, bodies) VALUES (?, ?, ?, ?)", block)
     connection.executemany(
         "INSERT INTO block_sources (source, block, first, places, count) VALUES (?, ?, ?, ?, ?)",
-        [tuple(map(bindable, row)) for row in sources],
+        [(bindable(source), last, first, held, held.bit_count()) for source, held in places_of(deliveries).items()],
     )
     ids = [(bound(delivery.id), seq) for seq, delivery in enumerate(deliveries, first)]
     connection.executemany("INSERT INTO delivery_ids (id, seq) VALUES (?, ?)", ids)

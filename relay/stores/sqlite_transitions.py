@@ -42,7 +42,7 @@ FILTERED: Final = DELIVERY_STATES.index(DeliveryState.FILTERED)
 DEAD: Final = DELIVERY_STATES.index(DeliveryState.DEAD)
 
 #: Statements that insert: what stands before the rows, how many columns they have, what stands behind them.
-BLOCKS: Final = ("INSERT OR FAIL INTO blocks (block, first, heads, bodies) VALUES ", 4, "")
+BLOCKS: Final = ("INSERT OR FAIL INTO blocks (block, first, squeezed, heads, bodies) VALUES ", 5, "")
 BLOCK_SOURCES: Final = ("INSERT OR FAIL INTO block_sources (source, block, first, places, count) VALUES ", 5, "")
 BLOCK_IDS: Final = ("INSERT OR FAIL INTO block_ids (start, block) VALUES ", 2, "")
 EVENTS: Final = (

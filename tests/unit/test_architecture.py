@@ -79,7 +79,7 @@ OWNERS: dict[str, set[str]] = {
     "cryptography": {"schemes.public_keys", "schemes.throwaway"},
     "jwt": {"schemes.jwt", "schemes.key_sets"},
     "brotli": {"bodies"},
-    "zstandard": {"bodies"},
+    "zstandard": {"bodies", "stores.sqlite_squeeze"},
     "argparse": {"cli", "commands"},
 }
 FILE_LINES_MAX = 400

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import threading
 from collections.abc import AsyncIterator
@@ -35,7 +36,7 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
 
 async def write(store: SqliteStore, mib: int, first: int = 0) -> None:
     for number in range(first, first + mib):
-        await store.accept([delivery(f"d{number}", body=bytes(MIB))])
+        await store.accept([delivery(f"d{number}", body=os.urandom(MIB))])
 
 
 def wal_bytes(folder: Path) -> int:

@@ -1,0 +1,40 @@
+"""Blocks made smaller: what comes together is mostly alike, and every byte is written twice, into the WAL and the file.
+
+Each part of a block is one frame of Zstandard (RFC 8878) with its checksum, so that a byte that the disk has changed is
+an error and not another body.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from typing import Final
+
+import zstandard
+
+#: The quickest of the usual ones: 1 µs for a webhook of 2 KB among others like it, of which it leaves a sixth or less.
+LEVEL: Final = 1
+
+
+class _Tools(threading.local):
+    """zstandard's objects lend their memory to one call at a time, and give up the interpreter in it."""
+
+    def __init__(self) -> None:
+        self.compress = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).compress
+        self.decompress = zstandard.ZstdDecompressor().decompress
+
+
+_tools: Final = _Tools()
+
+
+def squeeze(data: bytes) -> bytes:
+    """Some 20 bytes more than there were, where nothing can be saved."""
+    return _tools.compress(data)
+
+
+def unsqueeze(frame: bytes) -> bytes:
+    """Raises sqlite3.DatabaseError when it is damaged, as SQLite itself does for what it can tell."""
+    try:
+        return _tools.decompress(frame)
+    except (zstandard.ZstdError, MemoryError) as error:  # of memory: the length that it begins with may be wrong
+        raise sqlite3.DatabaseError(f"a block of deliveries is damaged: {error}") from error
