@@ -5,7 +5,7 @@
     sqlite_writer: groups   ──▶    sqlite_committer: COMMIT            sqlite_reads: claims of what is behind
     sqlite_feeds: open work ◀──    sqlite_transitions, sqlite_replay   sqlite_records: lists for people
     sqlite_leases: who holds it    sqlite_known: keys and ids          sqlite_marks: where to begin
-                                   sqlite_blocks: deliveries as they lie in the file
+                                   sqlite_blocks, sqlite_event_blocks: deliveries and events as they lie in the file
 
 A claim is a lease in memory: the owner is the only process, so a crash releases everything at once.
 """

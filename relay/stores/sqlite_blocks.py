@@ -183,7 +183,7 @@ class Block:
 
     def __init__(self, first: int, last: int, squeezed: int, heads: bytes) -> None:
         self.first, self.last, self.squeezed = first, last, squeezed
-        self.sizes, self.heads = _decode_heads(unsqueeze(heads) if squeezed else heads)
+        self.sizes, self.heads = _decode_heads(unsqueeze(heads, "blocks", last) if squeezed else heads)
         self.ends = list(accumulate(self.sizes))
 
     def head(self, seq: int) -> Head | None:
@@ -260,7 +260,7 @@ class Blocks:
 def bodies_of(connection: sqlite3.Connection, block: Block) -> bytes:
     """One behind the other."""
     bodies: bytes = connection.execute(BODIES, (block.last,)).fetchone()[0]
-    return unsqueeze(bodies) if block.squeezed else bodies
+    return unsqueeze(bodies, "blocks", block.last) if block.squeezed else bodies
 
 
 def seq_of(connection: sqlite3.Connection, delivery_id: str) -> int | None:

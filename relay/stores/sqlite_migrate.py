@@ -22,6 +22,7 @@ SCHEMAS: Final = tuple(
         "schema_blocks.sql",
         "schema_block_ids.sql",
         "schema_squeezed.sql",
+        "schema_event_blocks.sql",
     )
 )
 VERSION: Final = len(SCHEMAS)

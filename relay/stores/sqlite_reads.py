@@ -17,6 +17,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 from relay.errors import StoreUnavailable
 from relay.models import Delivery
 from relay.stores.sqlite_blocks import OF_SOURCE, Blocks
+from relay.stores.sqlite_event_blocks import EventBlocks
 from relay.stores.sqlite_feeds import NEVER_MS, Item, OpenEvent
 from relay.stores.sqlite_file import open_reader, unavailable
 from relay.stores.sqlite_values import bound, make_ref, text, text_or_none
@@ -108,9 +109,9 @@ def open_deliveries(connection: sqlite3.Connection, source: str, after: int, cou
 
 def open_events(connection: sqlite3.Connection, lane: int, after: int, count: int, bytes_max: int) -> Found:
     """The lane's oldest after a seq that were never tried; as above."""
-    blocks = Blocks(connection)
+    blocks, jsons = Blocks(connection), EventBlocks(connection)
     rows = connection.execute(OPEN_EVENTS, (lane, after, count))
-    return limited((item for row in rows if (item := event_item(blocks, row))), count, bytes_max)
+    return limited((item for row in rows if (item := event_item(blocks, jsons, row))), count, bytes_max)
 
 
 def limited(items: Iterable[Item[T]], count: int, bytes_max: int) -> Found:
@@ -138,11 +139,11 @@ def named_deliveries(connection: sqlite3.Connection, seqs: Sequence[int], bytes_
 
 def named_events(connection: sqlite3.Connection, seqs: Sequence[int], bytes_max: int) -> Found:
     """As above."""
-    blocks = Blocks(connection)
+    blocks, jsons = Blocks(connection), EventBlocks(connection)
 
     def find(seq: int) -> EventItem | None:
         row = connection.execute(ONE_EVENT, (seq,)).fetchone()
-        return None if row is None else event_item(blocks, row)
+        return None if row is None else event_item(blocks, jsons, row)
 
     return named(find, seqs, bytes_max)
 
@@ -174,11 +175,11 @@ def delivery_item(
     return seq, len(body) + ROW_BYTES, delivery
 
 
-def event_item(blocks: Blocks, row: tuple[Any, ...]) -> EventItem | None:
-    """`row` is one of EVENT and how often it was tried. None when its delivery is not there any more."""
-    seq, delivery_seq, generation, position, event_id, event_json, created_ms, attempt = row
-    made_of = blocks.name(delivery_seq)
-    if made_of is None:
+def event_item(blocks: Blocks, jsons: EventBlocks, row: tuple[Any, ...]) -> EventItem | None:
+    """`row` is one of EVENT and how often it was tried. None when its delivery or its JSON is not there any more."""
+    seq, delivery_seq, generation, position, event_id, in_row, created_ms, attempt = row
+    made_of, event_json = blocks.name(delivery_seq), jsons.json(seq, in_row)
+    if made_of is None or event_json is None:
         return None
     ref = make_ref(text(made_of.id), generation, position)
     retried = attempt is not None

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from relay.models import DeliveryRecord, DeliveryState, EventRecord, EventState
 from relay.stores.sqlite_blocks import IS_OF_SOURCE, Blocks, newest, newest_of_source, seq_of
+from relay.stores.sqlite_event_blocks import EventBlocks
 from relay.stores.sqlite_values import (
     DELIVERY_STATES,
     EVENT_STATES,
@@ -156,7 +157,9 @@ def found_events(connection: sqlite3.Connection, wanted: EventFilter, before: in
 def get_event(connection: sqlite3.Connection, ref: str) -> EventRecord | None:
     seq = event_seq(connection, ref)
     row = connection.execute(f"{EVENT}, e.json{ALL_EVENTS} WHERE e.seq = ?", (seq,)).fetchone()
-    return None if row is None else event_record(Blocks(connection), row[:-1], row[-1])
+    if row is None or seq is None:
+        return None
+    return event_record(Blocks(connection), row[:-1], EventBlocks(connection).json(seq, row[-1]))
 
 
 def event_seq(connection: sqlite3.Connection, ref: str) -> int | None:

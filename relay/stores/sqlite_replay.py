@@ -11,8 +11,9 @@ import msgspec
 
 from relay.models import DeliveryState, Event, EventState, ReplayResult
 from relay.stores.sqlite_blocks import Blocks, seq_of
+from relay.stores.sqlite_event_blocks import EventBlocks
 from relay.stores.sqlite_session import Session
-from relay.stores.sqlite_transitions import EVENTS, event_row, insert
+from relay.stores.sqlite_transitions import event_row, insert_events
 from relay.stores.sqlite_values import (
     DELIVERY_STATES,
     EVENT_STATES,
@@ -77,7 +78,10 @@ def _replay_one(
     row = session.execute(FIND_EVENT, (seq, ref[1], ref[2])).fetchone() if ref and seq is not None else None
     if ref is None or seq is None or row is None:
         return "is no delivery's id and no event's ref that is kept here"
-    event = Event(text(row[4]), text(row[5]), row[6], row[7], text(row[2]), environment or text_or_none(row[3]))
+    event_json = EventBlocks(session.connection).json(row[0], row[7])
+    if event_json is None:
+        return "has no JSON any more: its block was damaged and taken out of the file"
+    event = Event(text(row[4]), text(row[5]), row[6], event_json, text(row[2]), environment or text_or_none(row[3]))
     state = EVENT_STATES[row[1]]
     if state is EventState.DEAD:
         _revive_event(session, done, name, row[0], event)
@@ -127,8 +131,9 @@ def _copy_event(session: Session, done: Replayed, place: tuple[str, int, int], e
     session.ids.add(event_hash(event.destination, event.environment, new_id), now_ms)
     lane = session.lane(event.destination, event.environment)
     copy = Event(new_id, event.name, event.ts, copied, event.destination, event.environment)
-    seq, session.next_event = session.next_event, session.next_event + 1
-    insert(session, EVENTS, [event_row(seq, lane, (delivery_seq, generation, position), copy, now_ms)])
+    row = event_row(session.next_event, lane, (delivery_seq, generation, position), copy, now_ms)
+    insert_events(session, [row], [copied])
+    session.next_event += 1
     session.execute("UPDATE delivery_state SET event_count = event_count + 1 WHERE seq = ?", (delivery_seq,))
     ref = parse_ref(name)
     done.replayed.append(make_ref(ref[0] if ref else name, generation, position))

@@ -32,9 +32,9 @@ def squeeze(data: bytes) -> bytes:
     return _tools.compress(data)
 
 
-def unsqueeze(frame: bytes) -> bytes:
-    """Raises sqlite3.DatabaseError when it is damaged, as SQLite itself does for what it can tell."""
+def unsqueeze(frame: bytes, table: str, block: int) -> bytes:
+    """Raises sqlite3.DatabaseError when it is damaged, as SQLite itself does for what it can tell; says where it is."""
     try:
         return _tools.decompress(frame)
     except (zstandard.ZstdError, MemoryError) as error:  # of memory: the length that it begins with may be wrong
-        raise sqlite3.DatabaseError(f"a block of deliveries is damaged: {error}") from error
+        raise sqlite3.DatabaseError(f"block {block} in {table} is damaged: {error}") from error

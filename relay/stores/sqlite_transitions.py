@@ -17,8 +17,10 @@ from itertools import chain
 from typing import Any, Final
 
 from relay.models import Delivery, DeliveryState, Event, EventState
-from relay.stores import sqlite_blocks
+from relay.stores import sqlite_blocks, sqlite_event_blocks
 from relay.stores.sqlite_blocks import Blocks, digest_of, key_made_of, rows_of
+from relay.stores.sqlite_event_blocks import ELSEWHERE
+from relay.stores.sqlite_event_blocks import rows_of as event_blocks_of
 from relay.stores.sqlite_jobs import Accept, AcceptResult, Finish, FinishResult, Settle, SettleResult
 from relay.stores.sqlite_session import Session
 from relay.stores.sqlite_values import (
@@ -45,6 +47,7 @@ DEAD: Final = DELIVERY_STATES.index(DeliveryState.DEAD)
 BLOCKS: Final = ("INSERT OR FAIL INTO blocks (block, first, squeezed, heads, bodies) VALUES ", 5, "")
 BLOCK_SOURCES: Final = ("INSERT OR FAIL INTO block_sources (source, block, first, places, count) VALUES ", 5, "")
 BLOCK_IDS: Final = ("INSERT OR FAIL INTO block_ids (start, block) VALUES ", 2, "")
+EVENT_BLOCKS: Final = ("INSERT OR FAIL INTO event_blocks (block, first, jsons) VALUES ", 3, "")
 EVENTS: Final = (
     "INSERT OR FAIL INTO events (seq, delivery_seq, generation, position, lane, ts, created_ms, id, name, json)"
     " VALUES ",
@@ -183,6 +186,7 @@ def _first_of_key(
 def finish(session: Session, jobs: Sequence[Finish]) -> list[FinishResult]:
     """Each delivery processed, filtered or dead, and its new events pending."""
     events: list[tuple[Any, ...]] = []
+    jsons: list[bytes] = []
     plain: list[tuple[Any, ...]] = []
     others: list[tuple[Any, ...]] = []
     results: list[FinishResult] = []
@@ -196,6 +200,7 @@ def finish(session: Session, jobs: Sequence[Finish]) -> list[FinishResult]:
             else:
                 lane = session.lane(event.destination, event.environment)
                 events.append(event_row(seq, lane, (job.seq, job.generation, position), event, job.now_ms))
+                jsons.append(event.json)
                 result.stored.append((seq, lane, position))
                 seq += 1
             number += 1
@@ -206,8 +211,8 @@ def finish(session: Session, jobs: Sequence[Finish]) -> list[FinishResult]:
             plain.append(row)
         else:
             others.append(_with_more(row, job, result))
+    insert_events(session, events, jsons)
     session.next_event = seq
-    insert(session, EVENTS, events, sum([job.size_bytes for job in jobs]))
     insert(session, DELIVERY_STATES_PLAIN, plain)
     insert(session, DELIVERY_STATES_ROWS, others)
     return results
@@ -234,8 +239,14 @@ def _seen(session: Session, jobs: Sequence[Finish]) -> set[int]:
 
 
 def event_row(seq: int, lane: int, place: tuple[int, int, int], event: Event, now_ms: int) -> tuple[Any, ...]:
-    """`place` is (delivery's seq, generation, position)."""
-    return (seq, *place, lane, event.ts, now_ms, event.id, event.name, event.json)
+    """All but the JSON. `place` is (delivery's seq, generation, position)."""
+    return (seq, *place, lane, event.ts, now_ms, event.id, event.name, ELSEWHERE)
+
+
+def insert_events(session: Session, rows: Sequence[tuple[Any, ...]], jsons: Sequence[bytes]) -> None:
+    """Events with the seqs from the next one on."""
+    insert(session, EVENTS, rows)
+    insert(session, EVENT_BLOCKS, event_blocks_of(session.next_event, jsons), sum([len(json) for json in jsons]))
 
 
 def _with_more(row: tuple[Any, ...], job: Finish, result: FinishResult) -> tuple[Any, ...]:
@@ -265,8 +276,9 @@ def prune(session: Session, candidates: Iterable[int], now_ms: int) -> Pruned:
     """Delete what is still settled of deliveries found before; forget what is past the window, or of deliveries that
     are gone, a bounded step of it.
     """
-    pruned = Pruned()
-    gone = [seq for seq in candidates if _prune_one(session, seq, pruned)]
+    pruned, events = Pruned(), list[int]()
+    gone = [seq for seq in candidates if _prune_one(session, seq, pruned, events)]
+    sqlite_event_blocks.prune(session.connection, events)
     sqlite_blocks.prune(session.connection, gone)
     if not session.ids.drop_below(now_ms - session.window_ms):
         lowest = session.execute("SELECT first FROM blocks ORDER BY block LIMIT 1").fetchone()
@@ -274,8 +286,10 @@ def prune(session: Session, candidates: Iterable[int], now_ms: int) -> Pruned:
     return pruned
 
 
-def _prune_one(session: Session, seq: int, pruned: Pruned) -> bool:
-    """All of the delivery but itself; False when it may not go."""
+def _prune_one(session: Session, seq: int, pruned: Pruned, gone: list[int]) -> bool:
+    """All of the delivery but what is in blocks: it, and the JSON of its events, which are added to `gone`. False when
+    it may not go.
+    """
     found = session.execute("SELECT state FROM delivery_state WHERE seq = ? AND state > 0", (seq,)).fetchone()
     sql = "SELECT e.seq, s.state FROM events e LEFT JOIN event_state s ON s.seq = e.seq WHERE e.delivery_seq = ?"
     events = session.execute(sql, (seq,)).fetchall()
@@ -284,6 +298,7 @@ def _prune_one(session: Session, seq: int, pruned: Pruned) -> bool:
     for table in ("events", "event_state"):
         session.connection.executemany(f"DELETE FROM {table} WHERE seq = ?", [(event,) for event, _ in events])  # noqa: S608  a name from the line above
     session.execute("DELETE FROM delivery_state WHERE seq = ?", (seq,))
+    gone += [event for event, _ in events]
     pruned.deliveries[DELIVERY_STATES[found[0]]] += 1
     pruned.events.update(EVENT_STATES[state] for _, state in events)
     return True

@@ -40,11 +40,11 @@ FSYNCS_MAX = TRANSACTIONS_MAX + 12
 SYSCALLS_MAX = 5.0
 #: Through to Inngest, per webhook with one event: the event, and what happened to it and to the delivery.
 ROWS = 3
-#: Beside them, per transaction: a block of deliveries, its source, how its ids begin (anew every 32 ms), and what is
-#: known from now on.
-ROWS_OF_TRANSACTION_MAX = 7
-#: On disk when all is delivered, per webhook of 2 KB: the body, halved, the event made of it, and what is kept of both.
-DISK_BYTES_MAX = 4.6 * 1024
+#: Beside them, per transaction: a block of deliveries, its source, how its ids begin (anew every 32 ms), a block of
+#: events, and what is known from now on.
+ROWS_OF_TRANSACTION_MAX = 8
+#: On disk when all is delivered, per webhook of 2 KB: the body and its event, both halved, and what is kept of both.
+DISK_BYTES_MAX = 3.5 * 1024
 
 
 @contextmanager

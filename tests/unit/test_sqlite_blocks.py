@@ -186,7 +186,7 @@ async def test_pruned_deliveries_leave_no_byte_behind(tmp_path: Path, store: Sql
     count = connection.execute("SELECT count FROM block_sources").fetchone()[0]
     names = {name for (name,) in connection.execute("SELECT start FROM block_ids")}
     connection.close()
-    assert (unsqueeze(bodies), count, names) == (b"7" * 900 + b"8" * 900, 2, {"d7", "d8"})
+    assert (unsqueeze(bodies, "blocks", 20), count, names) == (b"7" * 900 + b"8" * 900, 2, {"d7", "d8"})
     answers = await store.accept([delivery("later", key="d3"), delivery("copy", key="d8")])
     assert [(answer.id, answer.duplicate) for answer in answers] == [("later", False), ("d8", True)]
 

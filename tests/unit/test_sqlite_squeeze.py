@@ -16,7 +16,7 @@ from relay.errors import StoreUnavailable
 from relay.stores.sqlite import SqliteStore
 from relay.stores.sqlite_blocks import pack
 from relay.stores.sqlite_squeeze import squeeze, unsqueeze
-from tests.support.store import START_MS, Clock, claim_all, delivery
+from tests.support.store import START_MS, Clock, claim_all, claim_lane, delivery, event, process
 
 ROOM_BYTES = 24
 
@@ -24,7 +24,7 @@ ROOM_BYTES = 24
 @given(st.binary(max_size=2000), st.integers(0, 300))
 def test_it_comes_back(data: bytes, times: int) -> None:
     frame = squeeze(data * times)
-    assert unsqueeze(frame) == data * times
+    assert unsqueeze(frame, "blocks", 1) == data * times
     assert len(frame) <= len(data * times) + ROOM_BYTES
 
 
@@ -32,7 +32,7 @@ def test_many_threads_at_once() -> None:
     """zstandard gives up the interpreter while it works, and a compressor is good for one call at a time."""
     texts = [os.urandom(50_000) * 4 + b"%d" % number for number in range(200)]
     with ThreadPoolExecutor(8) as threads:
-        assert list(threads.map(lambda text: unsqueeze(squeeze(text)), texts)) == texts
+        assert list(threads.map(lambda text: unsqueeze(squeeze(text), "blocks", 1), texts)) == texts
 
 
 @pytest.mark.parametrize("kind", ["body", "length", "cut"])
@@ -44,8 +44,8 @@ def test_damage_is_told(kind: str) -> None:
         frame[5:13] = b"\xff" * 8
     else:
         del frame[2500:]
-    with pytest.raises(sqlite3.DatabaseError, match="a block of deliveries is damaged"):
-        unsqueeze(bytes(frame))
+    with pytest.raises(sqlite3.DatabaseError, match="block 1 in blocks is damaged"):
+        unsqueeze(bytes(frame), "blocks", 1)
 
 
 def opening(folder: Path) -> Awaitable[SqliteStore]:
@@ -66,12 +66,44 @@ async def test_a_byte_that_the_disk_has_changed_is_an_error_and_not_another_body
     connection.close()
     store = await opening(tmp_path)
     assert [record.id for record in await store.list_deliveries()] == ["d2", "d1"], "a list reads no bodies"
-    with pytest.raises(StoreUnavailable, match="a block of deliveries is damaged"):
+    with pytest.raises(StoreUnavailable, match="block 1 in blocks is damaged"):
         await store.get_delivery("d1")
     whole = await store.get_delivery("d2")
     assert whole is not None
     assert whole.request is not None
     assert whole.request.body == b"whole"
+    await store.close()
+
+
+async def test_a_damaged_block_that_is_taken_out_leaves_the_others(tmp_path: Path) -> None:
+    """As docs/operating.md says: its deliveries and events are not there any more, and nothing waits for them."""
+    store = await opening(tmp_path)
+    for name in ("d1", "d2", "d3"):
+        await process(store, name, [event(f"{name}-e")])
+        await store.accept([delivery(f"{name}-open")])
+    await store.close()
+    connection = sqlite3.connect(tmp_path / "relay.db", isolation_level=None)
+    connection.execute("UPDATE blocks SET heads = zeroblob(99) WHERE block = 4")
+    connection.execute("UPDATE event_blocks SET jsons = zeroblob(99) WHERE block = 2")
+    store = await opening(tmp_path)
+    with pytest.raises(StoreUnavailable, match="block 4 in blocks is damaged"):
+        await claim_all(store)
+    with pytest.raises(StoreUnavailable, match="block 2 in event_blocks is damaged"):
+        await claim_lane(store)
+    await store.close()
+    connection.execute("DELETE FROM blocks WHERE block = 4")
+    connection.execute("DELETE FROM event_blocks WHERE block = 2")
+    connection.close()
+
+    store = await opening(tmp_path)
+    assert [claim.delivery.id for claim in await claim_all(store)] == ["d1-open", "d3-open"]
+    assert [claim.id for claim in await claim_lane(store)] == ["d1-e", "d3-e"]
+    assert [record.id for record in await store.list_deliveries()] == ["d3-open", "d3", "d2", "d1-open", "d1"]
+    lost = await store.get_event("d2.0")
+    assert lost is not None
+    assert lost.json is None
+    refused = (await store.replay(["d2.0"], again=True)).refused
+    assert refused == (("d2.0", "has no JSON any more: its block was damaged and taken out of the file"),)
     await store.close()
 
 
@@ -86,6 +118,7 @@ async def test_blocks_of_version_5_are_read_and_pruned_as_they_are(tmp_path: Pat
         bodies = b"".join(each.request.body for each in old)
         connection.execute("UPDATE blocks SET heads = ?, bodies = ?", (pack(old), bodies))
         connection.execute("ALTER TABLE blocks DROP COLUMN squeezed")
+        connection.execute("DROP TABLE event_blocks")
         connection.execute("PRAGMA user_version = 5")
     connection.close()
 
