@@ -1,4 +1,4 @@
-"""Webhooks as Stripe sends them, each with an id of its own, signed ahead of time."""
+"""Webhooks as Stripe sends them, each with ids and values of its own, signed ahead of time."""
 
 from __future__ import annotations
 
@@ -6,14 +6,20 @@ import copy
 import hmac
 import json
 import os
+import re
 import time
+from base64 import b64encode
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
 SECRET: Final = "whsec_bench_0123456789abcdef"
 CASE: Final = Path(__file__).parents[2] / "transforms" / "stripe" / "charge.succeeded.request.json"
-#: Stands in the body where each request has its own id.
-MARK: Final = "evt_" + "0" * 24
+#: What each request has of its own: whatever Stripe makes up for an object, and half of every value of the metadata. So
+#: a store that squeezes what comes together leaves an eighth of 2 KB and a quarter of 10 KB. Of 329 examples that GitHub
+#: publishes, all different, it leaves a tenth.
+OWN: Final = re.compile(rb"(?<=_)[0-9A-Za-z]{14,}|0{24}")
+OWN_VALUE: Final = "0" * 24 + " of a value that repeats"
 #: The header of each scheme: %t is where the time stands, %d the digest in hex.
 HEADERS: Final = {"stripe": b"Stripe-Signature: t=%t,v1=%d", "body": b"X-Hub-Signature-256: sha256=%d"}
 
@@ -29,13 +35,12 @@ class Signer:
         self, size_bytes: int, *, close: bool = False, path: str = "/in/stripe", scheme: str = "stripe"
     ) -> None:
         self.header = HEADERS[scheme]
-        self.before, self.after = charge(size_bytes).split(MARK.encode())
+        self.charges = Charges(size_bytes)
         ends = "Connection: close\r\n" if close else ""
-        length = len(self.before) + len(MARK) + len(self.after)
         self.head = (
             f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: Stripe/1.0 (+https://stripe.com/docs/webhooks)\r\n"
             "Accept: */*\r\nContent-Type: application/json; charset=utf-8\r\n"
-            f"Content-Length: {length}\r\n{ends}"
+            f"Content-Length: {size_bytes}\r\n{ends}"
         ).encode()
         self.ahead: list[bytes] = []
 
@@ -47,25 +52,42 @@ class Signer:
         return self.ahead.pop() if self.ahead else self.sign()
 
     def sign(self) -> bytes:
-        """Ids are random, as Stripe's are: ids in order would be kinder to an index than real ones."""
-        body = b"%bevt_%b%b" % (self.before, os.urandom(12).hex().encode(), self.after)
+        body = self.charges.draw()
         stamp = b"%d" % time.time()
         signed = b"%b.%b" % (stamp, body) if b"%t" in self.header else body
         digest = hmac.digest(SECRET.encode(), signed, "sha256").hex().encode()
         return b"%b%b\r\n\r\n%b" % (self.head, self.header.replace(b"%t", stamp).replace(b"%d", digest), body)
 
 
+class Charges:
+    """Bodies with values of their own."""
+
+    def __init__(self, size_bytes: int) -> None:
+        template = charge(size_bytes)
+        self.same = OWN.split(template)
+        self.own_sizes = [len(own) for own in OWN.findall(template)]
+
+    def draw(self) -> bytes:
+        """Ids are random, as Stripe's are: ids in order would be kinder to an index than real ones."""
+        drawn = b64encode(os.urandom(sum(self.own_sizes)), b"xy")
+        own, begin = list[bytes](), 0
+        for size in self.own_sizes:
+            own.append(drawn[begin : begin + size])
+            begin += size
+        return b"".join(chain.from_iterable(zip(self.same, [*own, b""], strict=True)))
+
+
 def charge(size_bytes: int) -> bytes:
     """A `charge.succeeded` that has the size to the byte: parts left out, or metadata added."""
     event: dict[str, Any] = copy.deepcopy(json.loads(CASE.read_text("utf-8"))["json"])
-    event["id"] = MARK
+    event["id"] = "evt_" + "0" * 24
     charged = event["data"]["object"]
     for part in ("payment_method_details", "billing_details", "outcome"):
         if len(json.dumps(event)) + len(', "note": ""') > size_bytes:
             del charged[part]
     metadata = charged["metadata"]
     while size_bytes - len(json.dumps(event)) > 150:
-        metadata[f"field_{len(metadata)}"] = "x" * 48
+        metadata[f"field_{len(metadata)}"] = OWN_VALUE
     metadata["note"] = ""
     metadata["note"] = "x" * (size_bytes - len(json.dumps(event)))
     body = json.dumps(event).encode()

@@ -68,7 +68,7 @@ class Senders:
                 await asyncio.sleep(0.02)
 
     async def send(self, identity: str) -> bool:
-        body = signing.json_body(identity, filler="x" * random.choice((10, 500, 5000)))
+        body = signing.json_body(identity, filler=random.randbytes(random.choice((5, 250, 2500))).hex())
         try:
             async with self.http.post(self.url, data=body, headers=signing.github(body, f"d-{identity}")) as answer:
                 if answer.status == 200:
