@@ -15,11 +15,27 @@ from typing import Any, Final
 
 SECRET: Final = "whsec_bench_0123456789abcdef"
 CASE: Final = Path(__file__).parents[2] / "transforms" / "stripe" / "charge.succeeded.request.json"
-#: What each request has of its own: whatever Stripe makes up for an object, and half of every value of the metadata. So
-#: a store that squeezes what comes together leaves an eighth of 2 KB and a quarter of 10 KB. Of 329 examples that GitHub
-#: publishes, all different, it leaves a tenth.
-OWN: Final = re.compile(rb"(?<=_)[0-9A-Za-z]{14,}|0{24}")
-OWN_VALUE: Final = "0" * 24 + " of a value that repeats"
+#: What each request has of its own: whatever Stripe makes up for an object, and half of the note that fills the rest.
+#: The store squeezes what comes together: it leaves a fifth of these, and of the 329 examples that GitHub publishes, all
+#: different, an eighth.
+OWN: Final = re.compile(rb"(?<=_)[0-9A-Za-z]{14,}")
+#: What a charge may have many of.
+REFUND: Final[dict[str, Any]] = {
+    "id": "re_" + "0" * 24,
+    "object": "refund",
+    "amount": 1200,
+    "balance_transaction": "txn_" + "0" * 24,
+    "charge": "ch_" + "0" * 24,
+    "created": 1760000000,
+    "currency": "usd",
+    "destination_details": {"card": {"reference_status": "pending", "type": "refund"}, "type": "card"},
+    "metadata": {},
+    "reason": None,
+    "receipt_number": None,
+    "source_transfer_reversal": None,
+    "status": "succeeded",
+    "transfer_reversal": None,
+}
 #: The header of each scheme: %t is where the time stands, %d the digest in hex.
 HEADERS: Final = {"stripe": b"Stripe-Signature: t=%t,v1=%d", "body": b"X-Hub-Signature-256: sha256=%d"}
 
@@ -78,18 +94,19 @@ class Charges:
 
 
 def charge(size_bytes: int) -> bytes:
-    """A `charge.succeeded` that has the size to the byte: parts left out, or metadata added."""
+    """A `charge.succeeded` that has the size to the byte: parts left out, or refunds and a note added."""
     event: dict[str, Any] = copy.deepcopy(json.loads(CASE.read_text("utf-8"))["json"])
     event["id"] = "evt_" + "0" * 24
     charged = event["data"]["object"]
     for part in ("payment_method_details", "billing_details", "outcome"):
         if len(json.dumps(event)) + len(', "note": ""') > size_bytes:
             del charged[part]
-    metadata = charged["metadata"]
-    while size_bytes - len(json.dumps(event)) > 150:
-        metadata[f"field_{len(metadata)}"] = OWN_VALUE
-    metadata["note"] = ""
-    metadata["note"] = "x" * (size_bytes - len(json.dumps(event)))
+    charged["refunds"] = refunds = list[Any]()
+    while size_bytes - len(json.dumps(event)) > len(json.dumps(REFUND)) + 150:
+        refunds.append(REFUND)
+    charged["metadata"]["note"] = ""
+    note_bytes = size_bytes - len(json.dumps(event))
+    charged["metadata"]["note"] = ("_" + "0" * (note_bytes // 2)).ljust(note_bytes, ".")[:note_bytes]
     body = json.dumps(event).encode()
     assert len(body) == size_bytes
     return body
