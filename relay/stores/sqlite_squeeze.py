@@ -12,8 +12,8 @@ from typing import Final
 
 import zstandard
 
-#: 0.6 µs for a webhook of 2 KB among others like it, of which it leaves a sixth. Level 1 would take nearly twice as long,
-#: and leave a quarter less.
+#: 0.6 µs for a webhook of 2 KB among others like it, of which it leaves a sixth. Level 1 would take nearly twice as
+#: long, and leave a quarter less.
 LEVEL: Final = -3
 
 

@@ -16,8 +16,8 @@ from typing import Any, Final
 SECRET: Final = "whsec_bench_0123456789abcdef"
 CASE: Final = Path(__file__).parents[2] / "transforms" / "stripe" / "charge.succeeded.request.json"
 #: What each request has of its own: whatever Stripe makes up for an object, and half of the note that fills the rest.
-#: The store squeezes what comes together: it leaves a fifth of these, and of the 329 examples that GitHub publishes, all
-#: different, an eighth.
+#: The store squeezes what comes together: it leaves a fifth of these, and an eighth of the 329 examples that GitHub
+#: publishes, which are all different.
 OWN: Final = re.compile(rb"(?<=_)[0-9A-Za-z]{14,}")
 #: What a charge may have many of.
 REFUND: Final[dict[str, Any]] = {
