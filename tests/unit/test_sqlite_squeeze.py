@@ -35,13 +35,15 @@ def test_many_threads_at_once() -> None:
         assert list(threads.map(lambda text: unsqueeze(squeeze(text), "blocks", 1), texts)) == texts
 
 
-@pytest.mark.parametrize("kind", ["body", "length", "cut"])
+@pytest.mark.parametrize("kind", ["body", "length", "huge", "cut"])
 def test_damage_is_told(kind: str) -> None:
     frame = bytearray(squeeze(os.urandom(5000)))
     if kind == "body":
         frame[2500] ^= 1
     elif kind == "length":
-        frame[5:13] = b"\xff" * 8
+        frame[5:7] = b"\xff" * 2
+    elif kind == "huge":
+        frame[4:7] = b"\xe4" + (2**50).to_bytes(8, "little")  # RFC 8878, 3.1.1.1: a length of eight bytes, a checksum
     else:
         del frame[2500:]
     with pytest.raises(sqlite3.DatabaseError, match="block 1 in blocks is damaged"):
