@@ -8,6 +8,7 @@ All else that an event is stays in its row of `events`, where it is looked for. 
 from __future__ import annotations
 
 import sqlite3
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
@@ -76,14 +77,14 @@ def prune(connection: sqlite3.Connection, seqs: Iterable[int]) -> None:
 def _by_block(
     connection: sqlite3.Connection, seqs: Sequence[int]
 ) -> Iterator[tuple[int, int, list[bytes | None], Sequence[int]]]:
-    """(first, last, JSON, those of the seqs that are in it) of each; some may be in none, as their rows are older."""
-    place = 0
-    while place < len(seqs):
-        row = connection.execute(BLOCK_OF, (seqs[place],)).fetchone()
+    """(first, last, JSON, those of the sorted seqs that are in it) of each; older events are in none."""
+    end = 0
+    while end < len(seqs):
+        row = connection.execute(BLOCK_OF, (seqs[end],)).fetchone()
         if row is None:
             return
         first, last, jsons = row
-        gone = [seq for seq in seqs[place : place + last - first + 1] if first <= seq <= last]
-        if gone:
-            yield first, last, jsons_of(last, jsons), gone
-        place += len(gone) or 1
+        begin = bisect_left(seqs, first, end)
+        end = bisect_right(seqs, last, begin)
+        if begin < end:
+            yield first, last, jsons_of(last, jsons), seqs[begin:end]

@@ -131,9 +131,9 @@ def _copy_event(session: Session, done: Replayed, place: tuple[str, int, int], e
     session.ids.add(event_hash(event.destination, event.environment, new_id), now_ms)
     lane = session.lane(event.destination, event.environment)
     copy = Event(new_id, event.name, event.ts, copied, event.destination, event.environment)
-    row = event_row(session.next_event, lane, (delivery_seq, generation, position), copy, now_ms)
-    insert_events(session, [row], [copied])
-    session.next_event += 1
+    seq, session.next_event = session.next_event, session.next_event + 1
+    row = event_row(seq, lane, (delivery_seq, generation, position), copy, now_ms)
+    insert_events(session, seq, [row], [copied])
     session.execute("UPDATE delivery_state SET event_count = event_count + 1 WHERE seq = ?", (delivery_seq,))
     ref = parse_ref(name)
     done.replayed.append(make_ref(ref[0] if ref else name, generation, position))

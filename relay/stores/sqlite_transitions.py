@@ -211,8 +211,8 @@ def finish(session: Session, jobs: Sequence[Finish]) -> list[FinishResult]:
             plain.append(row)
         else:
             others.append(_with_more(row, job, result))
-    insert_events(session, events, jsons)
-    session.next_event = seq
+    first, session.next_event = session.next_event, seq
+    insert_events(session, first, events, jsons)
     insert(session, DELIVERY_STATES_PLAIN, plain)
     insert(session, DELIVERY_STATES_ROWS, others)
     return results
@@ -243,10 +243,10 @@ def event_row(seq: int, lane: int, place: tuple[int, int, int], event: Event, no
     return (seq, *place, lane, event.ts, now_ms, event.id, event.name, ELSEWHERE)
 
 
-def insert_events(session: Session, rows: Sequence[tuple[Any, ...]], jsons: Sequence[bytes]) -> None:
-    """Events with the seqs from the next one on."""
+def insert_events(session: Session, first: int, rows: Sequence[tuple[Any, ...]], jsons: Sequence[bytes]) -> None:
+    """Events with the seqs from `first` on."""
     insert(session, EVENTS, rows)
-    insert(session, EVENT_BLOCKS, event_blocks_of(session.next_event, jsons), sum([len(json) for json in jsons]))
+    insert(session, EVENT_BLOCKS, event_blocks_of(first, jsons), sum([len(json) for json in jsons]))
 
 
 def _with_more(row: tuple[Any, ...], job: Finish, result: FinishResult) -> tuple[Any, ...]:
