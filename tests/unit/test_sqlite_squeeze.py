@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from relay.errors import StoreUnavailable
 from relay.stores.sqlite import SqliteStore
 from relay.stores.sqlite_blocks import pack
-from relay.stores.sqlite_squeeze import squeeze, unsqueeze
+from relay.stores.sqlite_squeeze import THOROUGH_BYTES_MAX, squeeze, unsqueeze
 from tests.support.store import START_MS, Clock, claim_all, claim_lane, delivery, event, process
 
 ROOM_BYTES = 24
@@ -26,6 +26,13 @@ def test_it_comes_back(data: bytes, times: int) -> None:
     frame = squeeze(data * times)
     assert unsqueeze(frame, "blocks", 1) == data * times
     assert len(frame) <= len(data * times) + ROOM_BYTES
+
+
+def test_what_is_alone_is_squeezed_more_thoroughly_than_masses() -> None:
+    """The quick way leaves letters that come once as they are; both find what comes again."""
+    alone = os.urandom(THOROUGH_BYTES_MAX // 2).hex().encode()
+    assert len(squeeze(alone)) < 0.6 * len(alone)
+    assert len(squeeze(alone * 8)) < 1.1 * len(alone)
 
 
 def test_many_threads_at_once() -> None:
