@@ -113,6 +113,7 @@ def carry_deliveries(connection: sqlite3.Connection) -> None:
 
 
 def write_block(connection: sqlite3.Connection, first: int, deliveries: Sequence[Delivery]) -> None:
+    """As version 4 had them: not squeezed."""
     if not deliveries:
         return
     last = first + len(deliveries) - 1

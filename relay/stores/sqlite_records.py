@@ -125,7 +125,7 @@ def list_events(connection: sqlite3.Connection, wanted: EventFilter) -> list[Eve
             connection.execute(f"{EVENT}{ALL_EVENTS} WHERE e.seq = ?", (seq,)).fetchone()
             for seq in found_events(connection, wanted, before)
         )
-        return [event_record(blocks, row, None) for row in rows]
+        return [record for row in rows if (record := event_record(blocks, row, None))]
     conditions = Conditions()
     conditions.add("e.seq < ?", before)
     if wanted.delivery_id is not None:
@@ -134,7 +134,7 @@ def list_events(connection: sqlite3.Connection, wanted: EventFilter) -> list[Eve
         conditions.add("coalesce(s.state, 0) = ?", EVENT_STATES.index(wanted.state))
     sql = f"{EVENT}{ALL_EVENTS}{conditions.where} ORDER BY e.seq DESC LIMIT {limited(wanted.limit)}"
     found = (event_record(blocks, row, None) for row in connection.execute(sql, conditions.values))
-    return [record for record in found if wanted.source in (None, record.source)]
+    return [record for record in found if record and wanted.source in (None, record.source)]
 
 
 def found_events(connection: sqlite3.Connection, wanted: EventFilter, before: int) -> list[int]:
@@ -199,12 +199,13 @@ def delivery_record(
     )
 
 
-def event_record(blocks: Blocks, row: tuple[Any, ...], event_json: bytes | None) -> EventRecord:
-    """`row` has the columns of EVENT."""
+def event_record(blocks: Blocks, row: tuple[Any, ...], event_json: bytes | None) -> EventRecord | None:
+    """`row` has the columns of EVENT. None when its delivery's block was damaged and somebody has taken it out."""
     delivery_seq, generation, position, event_id, name, destination, environment, state, *happened = row
     attempt, created_ms, at_ms, settled_ms, inngest_id, code, message = happened
     made_of = blocks.name(delivery_seq)
-    assert made_of is not None, "a delivery is not pruned without its events"
+    if made_of is None:
+        return None
     delivery_id = text(made_of.id)
     return EventRecord(
         ref=make_ref(delivery_id, generation, position),

@@ -19,8 +19,6 @@ from typing import Any, Final
 from relay.models import Delivery, DeliveryState, Event, EventState
 from relay.stores import sqlite_blocks, sqlite_event_blocks
 from relay.stores.sqlite_blocks import Blocks, digest_of, key_made_of, rows_of
-from relay.stores.sqlite_event_blocks import ELSEWHERE
-from relay.stores.sqlite_event_blocks import rows_of as event_blocks_of
 from relay.stores.sqlite_jobs import Accept, AcceptResult, Finish, FinishResult, Settle, SettleResult
 from relay.stores.sqlite_session import Session
 from relay.stores.sqlite_values import (
@@ -240,13 +238,14 @@ def _seen(session: Session, jobs: Sequence[Finish]) -> set[int]:
 
 def event_row(seq: int, lane: int, place: tuple[int, int, int], event: Event, now_ms: int) -> tuple[Any, ...]:
     """All but the JSON. `place` is (delivery's seq, generation, position)."""
-    return (seq, *place, lane, event.ts, now_ms, event.id, event.name, ELSEWHERE)
+    return (seq, *place, lane, event.ts, now_ms, event.id, event.name, sqlite_event_blocks.ELSEWHERE)
 
 
 def insert_events(session: Session, first: int, rows: Sequence[tuple[Any, ...]], jsons: Sequence[bytes]) -> None:
     """Events with the seqs from `first` on."""
     insert(session, EVENTS, rows)
-    insert(session, EVENT_BLOCKS, event_blocks_of(first, jsons), sum([len(json) for json in jsons]))
+    blocks = sqlite_event_blocks.rows_of(first, jsons)
+    insert(session, EVENT_BLOCKS, blocks, sum([len(json) for json in jsons]))
 
 
 def _with_more(row: tuple[Any, ...], job: Finish, result: FinishResult) -> tuple[Any, ...]:

@@ -87,27 +87,34 @@ async def test_a_byte_that_the_disk_has_changed_is_an_error_and_not_another_body
 async def test_a_damaged_block_that_is_taken_out_leaves_the_others(tmp_path: Path) -> None:
     """As docs/operating.md says: its deliveries and events are not there any more, and nothing waits for them."""
     store = await opening(tmp_path)
-    for name in ("d1", "d2", "d3"):
+    for name in ("d1", "d2", "d3", "d4"):
         await process(store, name, [event(f"{name}-e")])
         await store.accept([delivery(f"{name}-open")])
     await store.close()
     connection = sqlite3.connect(tmp_path / "relay.db", isolation_level=None)
-    connection.execute("UPDATE blocks SET heads = zeroblob(99) WHERE block = 4")
+    connection.execute("UPDATE blocks SET heads = zeroblob(99) WHERE block IN (4, 5)")  # d2-open, and d3 with its event
     connection.execute("UPDATE event_blocks SET jsons = zeroblob(99) WHERE block = 2")
     store = await opening(tmp_path)
     with pytest.raises(StoreUnavailable, match="block 4 in blocks is damaged"):
         await claim_all(store)
+    with pytest.raises(StoreUnavailable, match="block 5 in blocks is damaged"):
+        await store.list_events()
     with pytest.raises(StoreUnavailable, match="block 2 in event_blocks is damaged"):
         await claim_lane(store)
     await store.close()
-    connection.execute("DELETE FROM blocks WHERE block = 4")
+    for table in ("blocks", "block_sources"):
+        connection.execute(f"DELETE FROM {table} WHERE block IN (4, 5)")
     connection.execute("DELETE FROM event_blocks WHERE block = 2")
     connection.close()
 
     store = await opening(tmp_path)
-    assert [claim.delivery.id for claim in await claim_all(store)] == ["d1-open", "d3-open"]
-    assert [claim.id for claim in await claim_lane(store)] == ["d1-e", "d3-e"]
-    assert [record.id for record in await store.list_deliveries()] == ["d3-open", "d3", "d2", "d1-open", "d1"]
+    assert [claim.delivery.id for claim in await claim_all(store)] == ["d1-open", "d3-open", "d4-open"]
+    assert [claim.id for claim in await claim_lane(store)] == ["d1-e", "d4-e"]
+    listed = [record.id for record in await store.list_deliveries()]
+    assert listed == ["d4-open", "d4", "d3-open", "d2", "d1-open", "d1"]
+    assert [record.id for record in await store.list_events()] == ["d4-e", "d2-e", "d1-e"]
+    assert [record.id for record in await store.list_events(source="github")] == ["d4-e", "d2-e", "d1-e"]
+    assert (await store.stats()).deliveries["received"] == 3
     lost = await store.get_event("d2.0")
     assert lost is not None
     assert lost.json is None
