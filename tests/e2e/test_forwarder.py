@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from relay import forwarder
+from relay import forwarder_lane
 from relay.config import Destination
 from relay.models import EventState
 from tests.support.fake_inngest import FakeInngest, Mode
@@ -118,7 +118,7 @@ async def test_trouble_counts_once_and_then_one_batch_is_tried_at_a_time(
     async with forwarding(path, settings) as stage:
         await stage.put(numbered(80))
         await wait_until(lambda: is_true(len(stage.logged("batch.refused")) == 4))
-        (state,) = stage.forwarder._states.values()
+        (state,) = stage.forwarder._lanes.states.values()
         assert (state.failures, state.troubles, state.limit) == (1, 1, limit), "as if only one had been on its way"
         await wait_until(lambda: is_true(fake.begun == 5))
         assert await at_once(stage, fake, {SENT: 80}, until_begun=until_begun) == 1
@@ -129,7 +129,7 @@ async def test_trouble_counts_once_and_then_one_batch_is_tried_at_a_time(
 async def test_batches_beside_the_first_are_bounded_for_all_lanes_together(
     fake: FakeInngest, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forwarder, "BATCHES_MORE_MAX", 1)
+    monkeypatch.setattr(forwarder_lane, "BATCHES_MORE_MAX", 1)
     async with forwarding(path, default(fake, batch_events_max=10, batches_max=4)) as stage:
         for wave in range(3):  # places become free again
             fake.set_mode(Mode(hang=0.3))

@@ -41,6 +41,7 @@ stores.sqlite inngest sandbox
 dev_sink transform records
 sources operator_client console_guard connection keys
 judge receiver_http reloading settling forwarder_reports
+forwarder_lane
 rejected
 receiver pipeline forwarder console supervisor
 console_rejected
