@@ -29,6 +29,8 @@ STORE_RETRY_SECONDS: Final = 0.25
 STOPPED_PASS_MS: Final = 250
 #: Of all lanes together so many batches may be on their way beside the first of each.
 BATCHES_MORE_MAX: Final = 64
+#: So many events are settled in one go. A whole batch would stand before webhooks that wait for the same writer.
+SETTLED_MAX: Final = 128
 
 
 class Lanes:
@@ -243,14 +245,16 @@ class LaneForwarder:
 
     async def _settle(self, settlements: list[Settlement]) -> None:
         """Until it is stored: what is known of the batch is not to be learned again by sending it twice."""
-        while True:
+        begin = 0
+        while begin < len(settlements):
             try:
-                await self._store.settle(settlements)
-                break
+                await self._store.settle(settlements[begin : begin + SETTLED_MAX])
             except StoreUnavailable as error:
                 self._reports.lose_store(error)
                 await asyncio.sleep(STORE_RETRY_SECONDS)
-        self._reports.regain_store()
+            else:
+                self._reports.regain_store()
+                begin += SETTLED_MAX
 
 
 def array_bytes(events: Sequence[ClaimedEvent]) -> int:

@@ -17,6 +17,7 @@ import pytest_asyncio
 
 from relay import forwarder_lane
 from relay.config import Destination
+from relay.forwarder_lane import SETTLED_MAX
 from relay.models import EventState
 from tests.support.fake_inngest import FakeInngest, Mode
 from tests.support.forwarding import FAST, Stage, forwarding, wait_until
@@ -348,19 +349,36 @@ async def test_a_destination_that_is_not_configured_keeps_its_events(fake: FakeI
         assert (line["destination"], line["level"]) == ("gone", "error")
 
 
-async def test_what_is_known_of_a_batch_outlives_trouble_in_the_store(fake: FakeInngest, path: Path) -> None:
+@pytest.mark.parametrize("count", [20, 3 * SETTLED_MAX + 1])
+async def test_what_is_known_of_a_batch_outlives_trouble_in_the_store(
+    fake: FakeInngest, path: Path, count: int
+) -> None:
     fake.set_mode(Mode(slow=0.5, times=1))
     async with forwarding(path, default(fake)) as stage:
-        await stage.put(numbered(20))
-        await wait_until(lambda: is_true(len(fake.accepted) == 20))
+        await stage.put(numbered(count))
+        await wait_until(lambda: is_true(len(fake.accepted) == count))
         foreign = sqlite3.connect(path, isolation_level=None)
         foreign.execute("BEGIN IMMEDIATE")
         await wait_until(lambda: is_true(bool(stage.logged("store.lost"))))
         foreign.execute("ROLLBACK")
         foreign.close()
-        await stage.until({SENT: 20})
+        await stage.until({SENT: count})
         assert len(stage.logged("store.regained")) == 1
-    assert Counter(fake.ids()) == Counter(numbered(20))
+    assert Counter(fake.ids()) == Counter(numbered(count))
+
+
+async def test_a_large_batch_is_settled_in_parts(fake: FakeInngest, path: Path) -> None:
+    """Each in a transaction of its own, so that webhooks need not wait for all of it."""
+    count = 3 * SETTLED_MAX + 1
+    fake.set_mode(Mode(slow=0.2, times=1))
+    async with forwarding(path, default(fake)) as stage:
+        await stage.put(numbered(count))
+        await wait_until(lambda: is_true(len(fake.accepted) == count))
+        commits = stage.store.commits
+        await stage.until({SENT: count})
+        assert stage.store.commits - commits >= 4
+    assert stage.metric("events_settled_total", destination="default", state="sent", code="ok") == count
+    assert [seen.events for seen in fake.requests] == [count]
 
 
 async def is_true(value: bool) -> bool:
