@@ -28,7 +28,7 @@ from relay.sandbox_process import (
     ChildNotStarted,
     check_packages,
 )
-from relay.sandbox_turns import NEVER, SUSPECT_SECONDS, Line, Standings, Turn
+from relay.sandbox_turns import NEVER, Line, Standings, Turn
 from relay.sandbox_worker import Child, Reply
 from relay.telemetry import Telemetry
 
@@ -208,7 +208,7 @@ class SandboxPool:
         script = first.run.script
         known = self._standings.of(script)
         if isinstance(lost, ChildHung):
-            known.suspect_until = self._loop.time() + SUSPECT_SECONDS
+            known.suspect(self._loop.time())
             if first.operation != RUN:
                 limit = self._limit_text("script_timed_out")
                 return TransformError("script_timed_out", f"{script.file}: {limit}: it {lost}")
@@ -241,7 +241,7 @@ class SandboxPool:
     def _explain(self, script: Script, fault: Fault) -> TransformError:
         code = fault.code if fault.code in TRANSFORM_FAILURES else "script_crashed"
         if code == "script_timed_out":
-            self._standings.of(script).suspect_until = self._loop.time() + SUSPECT_SECONDS
+            self._standings.of(script).suspect(self._loop.time())
         return explain(script, code, fault, self._limit_text(code))
 
     def _limit_text(self, code: str) -> str:
@@ -309,7 +309,7 @@ class SandboxPool:
         if not idle:
             return None
         quick = sum(
-            self._standings.of(turn.script).seconds is not None and child.busy_seconds < SLOW_SECONDS
+            not self._standings.of(turn.script).is_slow and child.busy_seconds < SLOW_SECONDS
             for child, turn in self._active.items()
         )
         return idle[0] if quick < self.settings.processes else None
@@ -323,7 +323,7 @@ class SandboxPool:
         known = self._standings.of(script)
         if mine and known.suspect_until > self._loop.time():
             return False
-        slow = known.seconds is None or any(child.busy_seconds >= SLOW_SECONDS for child in mine)
+        slow = known.is_slow or any(child.busy_seconds >= SLOW_SECONDS for child in mine)
         if slow and len(mine) >= self.settings.processes:
             return False
         spare = len(self._idle()) > 1 or (len(self._children) <= self.settings.processes and not self._starting)

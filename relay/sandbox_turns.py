@@ -16,6 +16,9 @@ from relay.sandbox_faults import Script
 
 #: A script whose last call took less CPU time is quick, in seconds: nobody minds to wait for it.
 QUICK_SECONDS: Final = 0.002
+#: One whose last so many calls all took more is slow. Fewer say little: making the context that a child then uses again
+#: takes longer, and each child makes its own.
+SLOW_CALLS: Final = 16
 #: How long a script that timed out has one child at a time, in seconds.
 SUSPECT_SECONDS: Final = 60.0
 #: How many scripts are remembered; the others still run, but in fresh contexts, and never take the last idle child.
@@ -33,12 +36,24 @@ TURN_BYTES_MAX: Final = 128 * 1024
 @dataclass(slots=True)
 class Standing:
     """What is known of a script: calls answered (NEVER for one that ended a child), the seconds that each of the last
-    ones took when it was quick, and until when it has one child at a time because it timed out.
+    ones took when they were quick, how many times in a row they were not, and until when it has one child at a time
+    because it timed out.
     """
 
     answered: int = 0
     seconds: float | None = None
+    slow_calls: int = SLOW_CALLS
     suspect_until: float = 0.0
+
+    @property
+    def is_slow(self) -> bool:
+        """Also as long as nothing is known."""
+        return self.slow_calls >= SLOW_CALLS
+
+    def suspect(self, now: float) -> None:
+        """It has timed out."""
+        self.suspect_until = now + SUSPECT_SECONDS
+        self.slow_calls = SLOW_CALLS
 
 
 @dataclass(slots=True, eq=False)
@@ -71,7 +86,10 @@ class Standings:
         """So many calls were answered, and each took so long."""
         known = self.of(script)
         known.answered += answered
-        known.seconds = seconds if seconds < QUICK_SECONDS else None
+        if seconds < QUICK_SECONDS:
+            known.seconds, known.slow_calls = seconds, 0
+        else:
+            known.seconds, known.slow_calls = None, known.slow_calls + answered
 
     def may_reuse(self, known: Standing) -> bool:
         return self.reuse and known.answered >= CALLS_BEFORE

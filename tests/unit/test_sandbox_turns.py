@@ -7,7 +7,7 @@ import asyncio
 from relay.errors import TransformError
 from relay.sandbox import SandboxPool
 from relay.sandbox_channel import PLACES_MAX
-from relay.sandbox_turns import CALLS_BEFORE, TURN_CALLS_MAX
+from relay.sandbox_turns import CALLS_BEFORE, QUICK_SECONDS, SLOW_CALLS, TURN_CALLS_MAX, Standings
 from tests.support.sandboxes import call, outcome, sandbox, script
 
 ECHO = "const transform = (evt) => evt"
@@ -66,6 +66,28 @@ async def test_a_slow_source_is_not_in_the_way_of_a_quick_one() -> None:
             run.cancel()
         await asyncio.gather(*slow, return_exceptions=True)
     assert at_once >= 20  # nearly always; a machine that gives the quick one no time makes it look slow for a moment
+
+
+def test_a_script_is_slow_when_many_calls_in_a_row_were_or_one_timed_out() -> None:
+    standings, echo = Standings(reuse=True), script(ECHO)
+    known = standings.of(echo)
+
+    def seen() -> tuple[bool, bool]:
+        """Slow; and given one call at a time."""
+        return known.is_slow, standings.turn_calls(known, now=0) == 1
+
+    def take(seconds: float, calls: int) -> tuple[bool, bool]:
+        for _ in range(calls):
+            standings.remember(echo, 1, seconds)
+        return seen()
+
+    assert seen() == (True, True)  # nothing is known
+    assert take(QUICK_SECONDS / 10, CALLS_BEFORE) == (False, False)
+    assert take(QUICK_SECONDS, SLOW_CALLS - 1) == (False, True)  # with care, though
+    assert take(QUICK_SECONDS, 1) == (True, True)
+    assert take(QUICK_SECONDS / 10, 1) == (False, False)
+    known.suspect(now=0)
+    assert seen() == (True, True)
 
 
 async def test_turns_go_round_between_busy_scripts() -> None:
