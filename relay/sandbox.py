@@ -152,7 +152,8 @@ class SandboxPool:
         if turn is None:
             return  # its calls were given up, or are asked again
         script, stretches = turn.script, turn.stretches
-        self._standings.remember(script, len(replies), child.used_seconds)
+        if stretches[0].operation != COMPILE:  # to compile says nothing of a call
+            self._standings.remember(script, len(replies), child.used_seconds)
         answers: list[Answer] = [
             self._explain(script, reply) if isinstance(reply, Fault) else reply for reply in replies
         ]
@@ -270,8 +271,8 @@ class SandboxPool:
 
     def _pump(self) -> None:
         """Give free children to waiting calls, turn by turn; then see that there are enough children."""
-        while (child := self._free_child()) and (script := self._next_script()):
-            self._give(child, script)
+        while (idle := self._free_children()) and (script := self._next_script()):
+            self._give(idle[-1] if self._standings.of(script).is_slow else idle[0], script)
         if len(self._line) == 1:  # nobody else waits: the turn goes on
             for child, turn in list(self._active.items()):
                 if child.busy_seconds < SLOW_SECONDS:
@@ -303,16 +304,16 @@ class SandboxPool:
     def _idle(self) -> list[Child]:
         return [child for child in self._children if child.alive and child not in self._active]
 
-    def _free_child(self) -> Child | None:
-        """An idle child, if fewer than `processes` calls are running that may be expected to end soon."""
+    def _free_children(self) -> list[Child]:
+        """The idle ones, if fewer than `processes` calls are running that may be expected to end soon. The oldest comes
+        first: it has contexts of the quick scripts, so one that is slow, and may end its child, is given the youngest.
+        """
         idle = self._idle()
-        if not idle:
-            return None
         quick = sum(
             not self._standings.of(turn.script).is_slow and child.busy_seconds < SLOW_SECONDS
             for child, turn in self._active.items()
         )
-        return idle[0] if quick < self.settings.processes else None
+        return idle if quick < self.settings.processes else []
 
     def _next_script(self) -> Script | None:
         return next((script for script in self._line if self._may_run(script)), None)

@@ -22,6 +22,7 @@ PERSISTENT: dict[str, str] = json.loads((DATA / "persistent-transforms.json").re
 BOTH = pytest.mark.parametrize("isolation", ["auto", "one-shot"])
 BODY = '{"x":1,"__proto__":{"polluted":1},"constructor":{"prototype":{"polluted":2}}}'
 WITNESS = "const transform = (evt) => ({ seen: Object.keys(globalThis), odd: [{}.polluted, [].z, typeof cnt], evt })"
+HANGS = "function transform() { for (;;) new Promise(() => { for (;;) {} }) }"  # and cannot be interrupted
 
 
 @BOTH
@@ -120,7 +121,7 @@ async def timed(pool: SandboxPool, text: str) -> str:
 async def test_a_hanging_source_leaves_the_others_their_latency(isolation: str) -> None:
     """Forty calls of a script that cannot be interrupted, and another script called one after the other."""
     async with sandbox(processes=2, deadline_ms=100, isolation=isolation) as pool:
-        hanging = script("function transform() { for (;;) new Promise(() => { for (;;) {} }) }", "hangs.js")
+        hanging = script(HANGS, "hangs.js")
         floods = [asyncio.create_task(pool.run(hanging, call())) for _ in range(40)]
         waits: list[float] = []
         async with asyncio.timeout(25):
@@ -136,6 +137,27 @@ async def test_a_hanging_source_leaves_the_others_their_latency(isolation: str) 
     assert all(isinstance(result, TransformError) and result.code == "script_timed_out" for result in ended)
     assert statistics.median(waits) < 0.05, sorted(waits)
     assert max(waits) < 2
+
+
+async def test_scripts_that_compile_quickly_and_hang_leave_another_its_latency() -> None:
+    """Twenty sources after a start, all of whose calls hang: what compiling took says nothing of them."""
+    quick = "const transform = (e) => e"
+    async with sandbox(processes=2, deadline_ms=100) as pool:
+        hanging = [script(f"{HANGS} // {number}", f"hangs{number}.js") for number in range(20)]
+        for each in (*hanging, script(quick)):
+            assert await pool.compile(each) is None
+        for _ in range(CALLS_BEFORE + 4):
+            assert await outcome(pool, quick) == '{"x":1}'
+        floods = [asyncio.create_task(pool.run(each, call())) for each in hanging]
+        await asyncio.sleep(0)  # all of them have asked
+        ended_meanwhile = []
+        while not all(flood.done() for flood in floods):
+            ended = sum(flood.done() for flood in floods)
+            assert await outcome(pool, quick) == '{"x":1}'
+            ended_meanwhile.append(sum(flood.done() for flood in floods) - ended)
+            await asyncio.sleep(0.01)
+        assert {isinstance(flood.result(), TransformError) for flood in floods} == {True}
+    assert max(ended_meanwhile) <= 4, ended_meanwhile
 
 
 async def test_a_suspect_has_one_child_at_a_time() -> None:

@@ -90,6 +90,18 @@ def test_a_script_is_slow_when_many_calls_in_a_row_were_or_one_timed_out() -> No
     assert seen() == (True, True)
 
 
+async def test_the_child_that_has_contexts_is_not_given_to_a_script_that_may_end_it() -> None:
+    async with sandbox(processes=2, deadline_ms=50) as pool:
+        oldest = pool._children[0]
+        for _ in range(CALLS_BEFORE + 4):
+            await outcome(pool, ECHO)
+        for number in range(3):
+            await outcome(
+                pool, f"function transform() {{ for (;;) new Promise(() => {{ for (;;) {{}} }}) }} // {number}"
+            )
+        assert oldest in pool._children
+
+
 async def test_turns_go_round_between_busy_scripts() -> None:
     """Of three scripts with long queues, none is more than a few turns ahead of another."""
     async with sandbox() as pool:
