@@ -11,6 +11,7 @@ from relay.sandbox_turns import CALLS_BEFORE, QUICK_SECONDS, SLOW_CALLS, TURN_CA
 from tests.support.sandboxes import call, outcome, sandbox, script
 
 ECHO = "const transform = (evt) => evt"
+HANGS = "function transform() { for (;;) new Promise(() => { for (;;) {} }) }"  # and cannot be interrupted
 SPIN = "const transform = (evt) => { const end = Date.now() + 60; while (Date.now() < end); return evt }"
 
 
@@ -96,9 +97,7 @@ async def test_the_child_that_has_contexts_is_not_given_to_a_script_that_may_end
         for _ in range(CALLS_BEFORE + 4):
             await outcome(pool, ECHO)
         for number in range(3):
-            await outcome(
-                pool, f"function transform() {{ for (;;) new Promise(() => {{ for (;;) {{}} }}) }} // {number}"
-            )
+            await outcome(pool, f"{HANGS} // {number}")
         assert oldest in pool._children
 
 
