@@ -66,9 +66,9 @@ def resting(tmp_path: Path) -> Iterator[RelayProcess]:
         yield process
 
 
-async def send(http: aiohttp.ClientSession, url: str, count: int = WEBHOOKS) -> None:
-    """So many different webhooks, CONNECTIONS at a time."""
-    numbers = iter(range(count))
+async def send(http: aiohttp.ClientSession, url: str) -> None:
+    """WEBHOOKS different ones, CONNECTIONS at a time."""
+    numbers = iter(range(WEBHOOKS))
 
     async def keep_sending() -> None:
         for number in numbers:
@@ -79,13 +79,13 @@ async def send(http: aiohttp.ClientSession, url: str, count: int = WEBHOOKS) -> 
     await asyncio.gather(*(keep_sending() for _ in range(CONNECTIONS)))
 
 
-async def send_waves(relay: RelayProcess, count: int = WEBHOOKS) -> None:
-    """So many different webhooks over CONNECTIONS, one on each at a time, and the relay stands still until all lie."""
+async def send_waves(relay: RelayProcess) -> None:
+    """WEBHOOKS different ones over CONNECTIONS, one on each at a time; the relay stands still until these wait."""
     assert relay.process is not None
     port = urlsplit(relay.receiver_url).port
     connections = [await asyncio.open_connection("127.0.0.1", port) for _ in range(CONNECTIONS)]
-    for first in range(0, count, CONNECTIONS):
-        wave = connections[: count - first]
+    for first in range(0, WEBHOOKS, CONNECTIONS):
+        wave = connections[: WEBHOOKS - first]
         relay.process.send_signal(signal.SIGSTOP)
         for number, (_, writer) in enumerate(wave, first):
             writer.write(request(number))

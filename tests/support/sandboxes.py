@@ -16,6 +16,9 @@ from relay.transform import TransformLimits
 LIMITS = TransformLimits(events_per_delivery_max=5, event_bytes_max=2000)
 RECEIVED_MS = 1_760_000_000_000
 
+#: Cannot be interrupted: only the end of its child ends it.
+HANGS = "function transform() { for (;;) new Promise(() => { for (;;) {} }) }"
+
 
 @asynccontextmanager
 async def sandbox(processes: int = 1, deadline_ms: int = 250, **settings: Any) -> AsyncIterator[SandboxPool]:

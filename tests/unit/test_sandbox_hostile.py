@@ -13,7 +13,7 @@ import pytest
 from relay.errors import TransformError
 from relay.sandbox import SandboxPool
 from relay.sandbox_turns import CALLS_BEFORE
-from tests.support.sandboxes import call, outcome, sandbox, script
+from tests.support.sandboxes import HANGS, call, outcome, sandbox, script
 
 DATA = Path(__file__).parent.parent / "data"
 HOSTILE: dict[str, str] = json.loads((DATA / "hostile-transforms.json").read_text())
@@ -22,7 +22,6 @@ PERSISTENT: dict[str, str] = json.loads((DATA / "persistent-transforms.json").re
 BOTH = pytest.mark.parametrize("isolation", ["auto", "one-shot"])
 BODY = '{"x":1,"__proto__":{"polluted":1},"constructor":{"prototype":{"polluted":2}}}'
 WITNESS = "const transform = (evt) => ({ seen: Object.keys(globalThis), odd: [{}.polluted, [].z, typeof cnt], evt })"
-HANGS = "function transform() { for (;;) new Promise(() => { for (;;) {} }) }"  # and cannot be interrupted
 
 
 @BOTH

@@ -8,10 +8,9 @@ from relay.errors import TransformError
 from relay.sandbox import SandboxPool
 from relay.sandbox_channel import PLACES_MAX
 from relay.sandbox_turns import CALLS_BEFORE, QUICK_SECONDS, SLOW_CALLS, TURN_CALLS_MAX, Standings
-from tests.support.sandboxes import call, outcome, sandbox, script
+from tests.support.sandboxes import HANGS, call, outcome, sandbox, script
 
 ECHO = "const transform = (evt) => evt"
-HANGS = "function transform() { for (;;) new Promise(() => { for (;;) {} }) }"  # and cannot be interrupted
 SPIN = "const transform = (evt) => { const end = Date.now() + 60; while (Date.now() < end); return evt }"
 
 
