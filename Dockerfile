@@ -10,8 +10,12 @@
 
 FROM python:3.12-slim AS build
 WORKDIR /src
-RUN python -m venv /opt/relay
-COPY pyproject.toml README.md LICENSE ./
+# A C compiler, for the steps that are compiled where there is one.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/* \
+    && python -m venv /opt/relay
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY relay ./relay
 COPY transforms ./transforms
 RUN /opt/relay/bin/pip install --no-cache-dir --disable-pip-version-check .

@@ -13,6 +13,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 RUN_STAMP := $(VENV)/.stamp-run
 DEV_STAMP := $(VENV)/.stamp-dev
+# What makes it necessary to install again: other dependencies, or other code to compile.
+INSTALLED_FROM := pyproject.toml hatch_build.py $(wildcard relay/compiled/*.pyx)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -58,13 +60,13 @@ $(BIN)/python:
 	@"$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "the virtual environment could not be made: install Python's venv and pip (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
 
-# Installed again when the dependencies change; otherwise there is nothing to do and nothing to wait for.
-$(RUN_STAMP): pyproject.toml | $(BIN)/python
+# Installed again when one of these changes; otherwise there is nothing to do and nothing to wait for.
+$(RUN_STAMP): $(INSTALLED_FROM) | $(BIN)/python
 	@echo "installing the relay into $(VENV) ..."
 	@$(PIP) --editable .
 	@touch $@
 
-$(DEV_STAMP): pyproject.toml | $(BIN)/python
+$(DEV_STAMP): $(INSTALLED_FROM) | $(BIN)/python
 	@echo "installing the relay and what its tests need into $(VENV) ..."
 	@$(PIP) --editable ".[dev,oracles]"
 	@touch $(RUN_STAMP) $@

@@ -20,6 +20,7 @@ from typing import Final
 from aiohttp import web
 
 from relay import __version__
+from relay.compiled import IS_COMPILED
 from relay.config import Config
 from relay.connection import ACCEPTS_MAX, PublicRunner, find_room, raise_files_limit
 from relay.console import operator_app
@@ -188,6 +189,7 @@ class Relay:
             operator=listening_url(self.operator_listener),
             sources=",".join(self.sources),
             destinations=",".join(f"{name}={d.url}" for name, d in self.config.destinations.items()),
+            compiled=IS_COMPILED,
             sandbox="; ".join(f"{layer}: {state}" for layer, state in self.pool.report.items()),
         )
         for source in self.sources.values():

@@ -19,11 +19,11 @@ from relay.config import Receiver as ReceiverSettings
 from relay.config import environment_is_valid
 from relay.diagnosis import diagnose
 from relay.errors import Rejected
-from relay.fast_lane import Plain
 from relay.handshakes import HandshakeAnswer, answer_signed, answer_unsigned, pairing_closed
 from relay.ids import new_id
 from relay.keys import KeyResolver
 from relay.models import Delivery, Request
+from relay.plain import Plain
 from relay.schemes.base import Scheme
 from relay.schemes.places import NO_DOCUMENTS, NONE_SEVERAL, Reader, collect, first_id
 from relay.sources import RunningSource, plain_url

@@ -19,10 +19,11 @@ from aiohttp.typedefs import Handler
 
 from relay.config import Receiver as ReceiverSettings
 from relay.errors import Rejected, StoreUnavailable
-from relay.fast_lane import FastConnection, Lane, Plain, Taken
+from relay.fast_lane import FastConnection, Lane, Taken
 from relay.ids import new_ids
 from relay.judge import Judge
 from relay.models import Accepted, Delivery, Request
+from relay.plain import Plain
 from relay.receiver_http import (
     Answer,
     accepted_bytes,

@@ -153,11 +153,15 @@ class Reader(Struct, eq=False, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A compiled place. `headers` are the headers it reads, in lower case."""
+    """A compiled place. `headers` are the headers it reads, in lower case. `header` or `value` is the name of the one
+    header or value that it is, and nothing beside.
+    """
 
     text: str
     read: Callable[[Reader], bytes | None]
     headers: frozenset[bytes] = frozenset()
+    header: bytes = b""
+    value: str = ""
 
     def __str__(self) -> str:
         return self.text.replace(":", " ", 1)
@@ -230,8 +234,11 @@ def parse_place(text: str, values: Mapping[str, str] = NO_VALUES) -> Place:
         raise ValueError(f"{name!r} is no header's name")
     if kind == "value" and name not in values:
         raise ValueError(f"there is no value {name!r}{nearest(name, [*values, *PLAIN_PLACES])}")
-    headers = frozenset({utf8(name.lower())} if kind == "header" else ())
-    return Place(values[name] if kind == "value" else text, NAMED_PLACES[kind](name), headers)
+    read = NAMED_PLACES[kind](name)
+    if kind == "value":
+        return Place(values[name], read, value=name)
+    header = utf8(name.lower())
+    return Place(text, read, frozenset({header}), header) if kind == "header" else Place(text, read)
 
 
 def parse_template(text: str, values: Mapping[str, str] = NO_VALUES) -> Template:

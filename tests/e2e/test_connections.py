@@ -17,7 +17,7 @@ import aiohttp
 import pytest
 
 from relay.connection import ACCEPTS_MAX
-from tests.support.relay_process import GITHUB_SECRET, RelayProcess, write_config
+from tests.support.relay_process import GITHUB_SECRET, LANES, RelayProcess, write_config
 
 NOWHERE = "http://127.0.0.1:9"  # nothing listens there: events wait
 SOURCES: dict[str, dict[str, Any]] = {
@@ -27,9 +27,9 @@ SOURCES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(params=[True, False], ids=["fast lane", "aiohttp"])
+@pytest.fixture(params=LANES)
 async def serving(relay: RelayProcess, request: pytest.FixtureRequest) -> RelayProcess:
-    write_config(relay.folder, NOWHERE, sources=SOURCES, receiver={"fast_lane": request.param})
+    write_config(relay.folder, NOWHERE, sources=SOURCES, receiver=relay.lane(request.param))
     return await relay.start()
 
 

@@ -18,7 +18,7 @@ import pytest
 import zstandard
 
 from tests.support import signing
-from tests.support.relay_process import GITHUB_SECRET, STRIPE_SECRET, RelayProcess, write_config
+from tests.support.relay_process import GITHUB_SECRET, LANES, STRIPE_SECRET, RelayProcess, write_config
 
 NOWHERE = "http://127.0.0.1:9"  # nothing listens there: events wait
 SLACK_SECRET = "8f742231b10e8888abcd99yyyzzz85a5"
@@ -34,9 +34,9 @@ SOURCES: dict[str, dict[str, Any]] = {
 BODY_BYTES_MAX = 64 * 1024
 
 
-@pytest.fixture(params=[True, False], ids=["fast lane", "aiohttp"])
+@pytest.fixture(params=LANES)
 async def serving(relay: RelayProcess, request: pytest.FixtureRequest) -> RelayProcess:
-    receiver = {"body_bytes_max": BODY_BYTES_MAX, "body_seconds": 1.0, "fast_lane": request.param}
+    receiver = {"body_bytes_max": BODY_BYTES_MAX, "body_seconds": 1.0, **relay.lane(request.param)}
     write_config(relay.folder, NOWHERE, sources=SOURCES, receiver=receiver)
     return await relay.start()
 

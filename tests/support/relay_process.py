@@ -28,6 +28,9 @@ function transform(evt, headers, queryParams, raw) {
 """
 
 
+#: The ways in which requests are read, for tests of what must be the same in each of them.
+LANES = ("fast lane", "fast lane in Python", "aiohttp")
+
 PORTS_FIRST, PORTS_EACH, PORT_PARTS = 10_000, 1_250, 16
 _ports_given: deque[int] = deque(maxlen=500)
 
@@ -65,6 +68,12 @@ class RelayProcess:
     @property
     def log_path(self) -> Path:
         return self.folder / f"relay-{self.starts}.log"
+
+    def lane(self, name: str) -> dict[str, bool]:
+        """Have requests read in one of LANES: what the configuration's [receiver] has to say for it."""
+        if name == "fast lane in Python":
+            self.environ["RELAY_COMPILED"] = "0"
+        return {"fast_lane": name != "aiohttp"}
 
     async def start(self, *arguments: str, seconds: float = 20.0) -> RelayProcess:
         """Start and wait for its relay.started line. Fails with the log's end when there is none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from itertools import chain
@@ -18,13 +19,14 @@ LAYERS = """
 __init__ schemes
 errors
 models
-bodies budget fast_lane ids memory retry telemetry confine config_errors config_values engine_names sandbox_faults
-config_sections forms
-schemes.json_values lints
+bodies budget plain ids memory retry telemetry confine config_errors config_values engine_names sandbox_faults
+config_sections forms compiled
+schemes.json_values lints fast_lane
 schemes.places
 schemes.encodings schemes.writing schemes.public_keys schemes.tables javascript
 schemes.base schemes.key_sets
 schemes.signed schemes.token_claims
+schemes.mac_forms
 schemes.mac schemes.token schemes.kinds schemes.asymmetric schemes.jwt schemes.shared
 schemes.adyen schemes.box schemes.braintree schemes.contentful schemes.dropbox_sign
 schemes.hook0 schemes.sns schemes.twilio schemes.unisender_go
@@ -51,7 +53,7 @@ cli
 __main__
 """
 #: Files of one thing: they may import each other, as long as there is no circle.
-FAMILIES = ("stores.sqlite", "commands", "sandbox", "config", "transform")
+FAMILIES = ("stores.sqlite", "commands", "sandbox", "config", "transform", "compiled")
 
 #: Outside library, or part of the standard library → the only modules that may import it.
 OWNERS: dict[str, set[str]] = {
@@ -93,13 +95,18 @@ def name_of(file: Path) -> str:
     return ".".join(part for part in parts if part != "__init__" or len(parts) == 1)
 
 
-MODULES = {name_of(file): file for file in sorted(RELAY.rglob("*.py"))}
+COMPILED = sorted(RELAY.rglob("*.pyx"))
+MODULES = {name_of(file): file for file in [*sorted(RELAY.rglob("*.py")), *COMPILED]}
 PYTHON_FILES = sorted(file for folder in (RELAY, ROOT / "tests") for file in folder.rglob("*.py"))
+#: What is Python at the top of a Cython file: its docstring, and each import.
+OF_CYTHON = re.compile(r'''^(?:""".*?"""|from [\w.]+ import (?:\([^)]*\)|[^(\n]+)|import [^\n]+)$''', re.M | re.S)
+CYTHON_FUNCTION = re.compile(r"^ *(?:cpdef|cdef|def) .*\(.*(?:\n(?! *(?:cpdef|cdef|def) .*\().*)*", re.M)
 
 
 @cache
 def tree_of(file: Path) -> ast.Module:
-    return ast.parse(file.read_text("utf-8"), str(file))
+    text = file.read_text("utf-8")
+    return ast.parse("\n".join(OF_CYTHON.findall(text)) if file.suffix == ".pyx" else text, str(file))
 
 
 def imports_of(file: Path) -> Iterator[str]:
@@ -175,7 +182,7 @@ def test_every_outside_library_has_its_owner(library: str) -> None:
     assert users or not OWNERS[library], f"nobody imports {library} any more: take it out of OWNERS"
 
 
-def test_only_config_reads_the_environment() -> None:
+def test_only_config_reads_the_environment_and_what_chooses_the_code_that_runs() -> None:
     readers = set()
     for name, file in MODULES.items():
         for node in ast.walk(tree_of(file)):
@@ -183,7 +190,7 @@ def test_only_config_reads_the_environment() -> None:
                 readers.add(name)
             if isinstance(node, ast.ImportFrom) and node.module == "os":
                 readers |= {name for alias in node.names if alias.name in ("environ", "environb", "getenv")}
-    assert readers == {"config"}
+    assert readers == {"config", "compiled"}
 
 
 def test_only_the_composition_root_names_concrete_stores() -> None:
@@ -205,6 +212,15 @@ def test_files_and_functions_are_short(file: Path) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or 0) - node.lineno + 1
             assert length <= FUNCTION_LINES_MAX, f"{node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("file", COMPILED, ids=lambda file: str(file.relative_to(ROOT)))
+def test_compiled_files_and_functions_are_short(file: Path) -> None:
+    text = file.read_text("utf-8")
+    functions = CYTHON_FUNCTION.findall(text)
+    assert len(functions) > 2
+    assert len(text.splitlines()) <= FILE_LINES_MAX
+    assert [each.splitlines()[0] for each in functions if len(each.splitlines()) > FUNCTION_LINES_MAX] == []
 
 
 def test_every_module_says_what_it_is_for() -> None:

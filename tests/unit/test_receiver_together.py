@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 from relay import receiver
+from relay.compiled import read_plain
 from relay.config import Receiver as ReceiverSettings
-from relay.fast_lane import TURN_MAX, FastConnection, Plain, read_plain
+from relay.fast_lane import TURN_MAX, FastConnection
+from relay.plain import Plain
 from relay.presets import load_preset
 from relay.receiver import Receiver
 from relay.verify import sign
