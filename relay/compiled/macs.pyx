@@ -45,7 +45,7 @@ cdef class Item:
         cdef Py_ssize_t found_begin = -1, found_end = -1
         if sent is None:
             return None
-        text = <const unsigned char*>PyBytes_AS_STRING(<bytes>sent)
+        text = <const unsigned char*>PyBytes_AS_STRING(<bytes?>sent)
         size = PyBytes_GET_SIZE(<bytes>sent)
         if size > self.bytes_max:
             return None
@@ -120,7 +120,7 @@ cdef class MacVoucher:
         cdef list parts = []
         cdef char* at
         for wanted in self.content:
-            part = body if wanted is None else (<Item>wanted).find(named) if isinstance(wanted, Item) else <bytes>wanted
+            part = body if wanted is None else (<Item>wanted).find(named) if isinstance(wanted, Item) else <bytes?>wanted
             if part is None:
                 return None
             parts.append(part)
