@@ -120,7 +120,12 @@ cdef class MacVoucher:
         cdef list parts = []
         cdef char* at
         for wanted in self.content:
-            part = body if wanted is None else (<Item>wanted).find(named) if isinstance(wanted, Item) else <bytes?>wanted
+            if wanted is None:
+                part = body
+            elif isinstance(wanted, Item):
+                part = (<Item>wanted).find(named)
+            else:
+                part = <bytes?>wanted
             if part is None:
                 return None
             parts.append(part)
