@@ -51,7 +51,7 @@ profile: $(DEV_STAMP)
 	$(BIN)/python -m tests.bench.profiles
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist relay/compiled/*.so
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "relay needs Python 3.11 or newer: install it, or name it with make PYTHON=/path/to/python" >&2; exit 1; }
