@@ -24,7 +24,7 @@ class CompileHook(BuildHookInterface[Any]):
             return
         try:
             compile_all(root)
-        except BaseException as error:  # noqa: BLE001  no compiler, no headers: distutils ends the process for some
+        except (Exception, SystemExit) as error:  # noqa: BLE001  no compiler, no headers: some end the process
             self.app.display_warning(f"relay is installed without its compiled parts ({type(error).__name__}: {error})")
             return
         build_data["artifacts"].append(f"{FOLDER.as_posix()}/*.so")

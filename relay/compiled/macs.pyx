@@ -1,5 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""The common way to send a MAC, compiled: it says yes where that is clear, and asks the Python way about all the rest.
+"""The common way to send a MAC, compiled: where the MAC is sent so, it says whether it matches (a no says nothing, see
+`relay.schemes.base.Vouches`), and asks the Python way about all the rest.
 
 Read `relay.schemes.mac_forms` first, which says what is common.
 """
@@ -13,7 +14,6 @@ from hmac import compare_digest
 cdef enum:
     #: More digits might not be exact as a floating-point number.
     DIGITS_MAX = 15
-    PARTS_MAX = 16
 
 cdef class Item:
     """What follows a prefix in a header: the whole of it, or one item of a list, whose items may have blanks before
@@ -88,26 +88,26 @@ cdef class MacVoucher:
         self.time, self.in_ms = time, in_ms
         self.has_past, self.has_future = past is not None, future is not None
         self.past, self.future = past or 0.0, future or 0.0
-        if len(content) > PARTS_MAX:
-            raise ValueError("too many parts")
 
     def __call__(self, reader: object, now_s: float) -> bool:
-        return True if self.is_clear(reader, now_s) else self.ask(reader, now_s)
+        said = self.judge(reader, now_s)
+        return self.ask(reader, now_s) if said is None else said
 
-    cdef bint is_clear(self, object reader, double now_s) except -1:
+    cdef object judge(self, object reader, double now_s):
+        """Whether a signature that is sent in the common way matches; None when it is not, or not timely."""
         cdef object named = reader.named
         cdef bytes sent, content
         if reader.several:
-            return False
+            return None
         sent = self.signature.find(named)
         if sent is None:
-            return False
+            return None
         signature = self.decode(sent)
         if not signature or not self.is_timely(named, now_s):
-            return False
+            return None
         content = self.signed(named, reader.request.body)
         if content is None:
-            return False
+            return None
         for mac in self.macs:
             if compare_digest(mac(content), signature):
                 return True

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from relay import compiled
-from relay.schemes.base import SIGNATURE_BYTES_MAX, Part, Vouches
+from relay.schemes.base import SIGNATURE_BYTES_MAX, Part, Timestamp, Vouches
 from relay.schemes.encodings import DECODE
 from relay.schemes.places import Place
 from relay.schemes.signed import Signed
@@ -39,16 +39,19 @@ def quicker(scheme: Signed, macs: Sequence[Callable[[bytes], bytes]], vouches: V
         signature = item_of(scheme.signature)
         values = {name: value_of(scheme, part) for name, part in scheme.values}
         content = [content_of(part, values) for part in scheme.content.parts]
-        time = scheme.timestamp
-        stands = item_at(time.place, values) if time else None
+        time = time_of(scheme.timestamp, values) if scheme.timestamp else ()
     except NotCommonError:
         return vouches
-    if time is None:
-        return compiled.MacVoucher(vouches, list(macs), signature, DECODE[scheme.encoding], content)
+    return compiled.MacVoucher(vouches, list(macs), signature, DECODE[scheme.encoding], content, *time)
+
+
+def time_of(
+    time: Timestamp, values: Mapping[str, compiled.Item]
+) -> tuple[compiled.Item, bool, float | None, float | None]:
+    """Where it stands, whether it is in milliseconds, and how far it may be in the past and in the future."""
     if time.unit == "iso":
-        return vouches
-    judged = (stands, time.unit == "ms", time.tolerance_seconds, time.future_seconds)
-    return compiled.MacVoucher(vouches, list(macs), signature, DECODE[scheme.encoding], content, *judged)
+        raise NotCommonError
+    return item_at(time.place, values), time.unit == "ms", time.tolerance_seconds, time.future_seconds
 
 
 def content_of(part: bytes | Place, values: Mapping[str, compiled.Item]) -> bytes | compiled.Item | None:

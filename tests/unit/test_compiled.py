@@ -213,6 +213,37 @@ def test_an_empty_header_is_no_part_of_what_is_signed() -> None:
 
 
 @needed
+def test_a_forgery_is_hashed_once_here() -> None:
+    """That it does not match is sure; the long way will say what is wrong with it."""
+    hashed: list[bytes] = []
+
+    def mac(content: bytes) -> bytes:
+        hashed.append(content)
+        return b"another"
+
+    def unasked(reader: Reader, now_s: float) -> bool:
+        raise AssertionError("the Python way would hash it again")
+
+    voucher = quicker(MACS["github"], [mac], unasked)
+    for reader in readers(MACS["github"], request_to(URL, {"X-Hub-Signature-256": "sha256=00"}, BODY), URL):
+        assert voucher(reader, NOW) is False
+    assert hashed == [BODY, BODY]
+
+
+@needed
+def test_what_is_signed_may_have_many_parts() -> None:
+    content = "".join(f"{number}{{header:x-{number}}}" for number in range(20)) + "{body}"
+    preset = preset_for("hmac", {"header": "X-Sig", "content": content}, file=None, key="sources.x")
+    assert isinstance(preset.scheme, Mac)
+    signed = b"".join(b"%dh%d" % (number, number) for number in range(20)) + BODY
+    sent = {f"X-{number}": f"h{number}" for number in range(20)} | {"X-Sig": by(b"s", signed, hexed).decode()}
+    alone, in_python = ways(preset.scheme, "s")
+    for reader in readers(preset.scheme, request_to(URL, sent, BODY), URL):
+        assert alone(reader, NOW)
+        assert in_python(reader, NOW)
+
+
+@needed
 def test_what_came_twice_is_for_others_to_judge() -> None:
     sent = [("X-Hub-Signature-256", b"sha256=%b" % GOOD["github"]), ("X-GitHub-Event", "a"), ("X-GitHub-Event", "b")]
     for way in ways(MACS["github"], SECRET):

@@ -28,13 +28,13 @@ PLAIN = (
 )
 
 
-def read(data: bytes, headers_max: int = 100, head_bytes_max: int = HEAD_MAX) -> Any:
+def read(data: bytes, headers_max: int = 100) -> Any:
     """What Python reads. Compiled code, where there is any, must read the same, and the same of what has no header
     twice, about which it need not ask.
     """
     for each in (data.replace(b"x-twice: 2\r\n", b""), data):
-        found = plain.read_plain(each, headers_max, head_bytes_max)
-        assert compiled.read_plain(each, headers_max, head_bytes_max) == found
+        found = plain.read_plain(each, headers_max, HEAD_MAX)
+        assert compiled.read_plain(each, headers_max, HEAD_MAX) == found
     return found
 
 
